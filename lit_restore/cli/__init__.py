@@ -1,0 +1,1 @@
+"""Commands: argument parsing, one-line errors, exit codes."""
