@@ -1,0 +1,1 @@
+"""From webdataset shards to batches: index, order, reader, decoding, degradations, packing."""

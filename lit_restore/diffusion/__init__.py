@@ -1,0 +1,1 @@
+"""Schedules, interpolants, parameterisations and solvers: pure maths."""

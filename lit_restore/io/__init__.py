@@ -1,0 +1,1 @@
+"""Every file operation that must survive a crash or a stranger."""

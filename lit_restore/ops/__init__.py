@@ -1,0 +1,1 @@
+"""Tensor operations: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Parallelism and compilation, applied to an untouched model from outside."""

@@ -1,0 +1,1 @@
+"""The LightningModules: what is trained, with which loss, and no more."""

@@ -1,0 +1,1 @@
+"""Load, convert and export network weights."""
