@@ -1,0 +1,22 @@
+"""How sizes and names that strangers chose appear in error lines."""
+
+from __future__ import annotations
+
+_UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
+_LONGEST = 80
+
+
+def human_size(count: int) -> str:
+    """`count` bytes in decimal units with one decimal: ``24 bytes``, ``1.4 MB``, ``1.1 TB``."""
+    if count == 1:
+        return "1 byte"
+    scaled, unit = float(min(count, 10**30)), 0
+    while scaled >= 999.95 and unit < len(_UNITS) - 1:
+        scaled, unit = scaled / 1000, unit + 1
+    return f"{count} bytes" if unit == 0 else f"{scaled:.1f} {_UNITS[unit]}"
+
+
+def shown(name: str) -> str:
+    """`name` safe to print on one line of a terminal: control characters escaped, cut at 80."""
+    short = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
