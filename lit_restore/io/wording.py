@@ -7,13 +7,15 @@ _LONGEST = 80
 
 
 def human_size(count: int) -> str:
-    """`count` bytes in decimal units with one decimal: ``24 bytes``, ``1.4 MB``, ``1.1 TB``."""
+    """`count` bytes in decimal units, two digits at least: ``24 bytes``, ``1.4 MB``, ``50 MB``."""
     if count == 1:
         return "1 byte"
     scaled, unit = float(min(count, 10**30)), 0
-    while scaled >= 999.95 and unit < len(_UNITS) - 1:
+    while scaled >= 999.5 and unit < len(_UNITS) - 1:
         scaled, unit = scaled / 1000, unit + 1
-    return f"{count} bytes" if unit == 0 else f"{scaled:.1f} {_UNITS[unit]}"
+    if unit == 0:
+        return f"{count} bytes"
+    return f"{scaled:.{1 if scaled < 9.95 else 0}f} {_UNITS[unit]}"
 
 
 def shown(name: str) -> str:
