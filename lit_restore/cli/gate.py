@@ -69,24 +69,23 @@ _IN_PACKAGE = re.compile(
 )
 _SHORT = re.compile(r"[A-Za-z_]\w*")
 
-_trusted = False
 
+def close_gate() -> None:
+    """Let the argument parser import nothing but what is listed here.
 
-def close_gate(*, trust_config: bool = False) -> None:
-    """Let the argument parser import nothing but what is listed here; call it before any parser.
-
-    Args:
-        trust_config: leave the gate open, saying so on stderr. Only a flag of the command line may
-            ask for it, never a config or the environment.
+    Call it before any parser exists; a second call changes nothing.
     """
-    global _trusted
-    _trusted = trust_config
-    if trust_config:
-        print("warning: --trust_config: configs may import and run anything", file=sys.stderr)
-        return
     set_parsing_settings(
         import_path_denylist=["*"], import_path_allowlist=[*PACKAGES, *sorted(_CLASSES)]
     )
+
+
+def open_gate() -> None:
+    """Say that the gate stays open: configs may import and run anything.
+
+    For ``--trust_config`` on the command line; no config and no environment may ask for it.
+    """
+    print("warning: --trust_config: configs may import and run anything", file=sys.stderr)
 
 
 def is_allowed(class_path: str) -> bool:
@@ -108,13 +107,11 @@ def check_class_paths(tree: object, where: str, *, from_checkpoint: bool = False
     Args:
         tree: nested mappings and lists, as read from YAML or JSON.
         where: the file, named in the error line.
-        from_checkpoint: the config lies inside a checkpoint, which has no flag to trust it.
+        from_checkpoint: the config lies inside a checkpoint; changes the line only.
 
     Raises:
         UserError: naming the first such class.
     """
-    if _trusted and not from_checkpoint:
-        return
     for class_path in _class_paths(tree):
         if not isinstance(class_path, str):
             raise UserError(f"class_path expects a name, got {class_path!r}", where=where)

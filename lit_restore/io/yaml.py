@@ -56,8 +56,7 @@ def read_yaml(path: str | PathLike[str]) -> dict[str, object]:
     """
     if _URL.match(str(path)):
         raise UserError("configs are read from files only", where=path)
-    _check_size(fs.size(path), str(path))
-    data = fs.read_bytes(path)
+    data = fs.read_bytes(path, limit=SIZE_LIMIT)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -78,7 +77,9 @@ def parse_yaml(text: str, *, where: str) -> dict[str, object]:
     Raises:
         UserError: with the line where there is one.
     """
-    _check_size(len(text.encode(errors="surrogatepass")), where)
+    size = len(text.encode(errors="surrogatepass"))
+    if size > SIZE_LIMIT:
+        raise UserError(f"{human_size(size)} is above 1 MB", where=where)
     try:
         _check_events(text, where)
         node = yaml.compose(text, Loader=_Loader)
@@ -95,11 +96,6 @@ def parse_yaml(text: str, *, where: str) -> dict[str, object]:
             raise
         raise UserError(f"a value cannot be read ({shown(str(error))})", where=where) from None
     return content
-
-
-def _check_size(size: int, where: str) -> None:
-    if size > SIZE_LIMIT:
-        raise UserError(f"{human_size(size)} is above 1 MB", where=where)
 
 
 def _check_events(text: str, where: str) -> None:
