@@ -1,7 +1,7 @@
 """The only place that touches the disk: reading what a user named, writing so that it survives.
 
-Every operation that changes the disk goes through one `Disk` object. `using(disk)` replaces it, so
-that a test can record the sequence, fail the k-th call or stop there (reliability §2.1, §3).
+Every operation that changes the disk goes through one `Disk` object. `fs.using(disk)` replaces it,
+so that a test can record the sequence, fail the k-th call or stop there (reliability §2.1, §3).
 
 Reading: what is missing or unreadable is a `UserError` that names the file.
 Writing: an `OSError` goes to the caller, who knows whether the run can go on without the file.
@@ -22,6 +22,9 @@ from types import TracebackType
 from typing import IO, BinaryIO
 
 from lit_restore.errors import UserError
+from lit_restore.io.disk import Disk as Disk
+from lit_restore.io.disk import current
+from lit_restore.io.disk import using as using
 from lit_restore.io.wording import human_size
 
 StrPath = str | os.PathLike[str]
@@ -30,73 +33,7 @@ Bytes = bytes | bytearray | memoryview
 TEMPORARY = "tmp-"
 """Names that start so are drafts: never read, swept when the owner of the folder starts again."""
 _FEW = 1000
-
-
-class Disk:
-    """The operations that change a disk, each one system call as far as a crash is concerned."""
-
-    def create(self, path: Path) -> int:
-        """Open a new file for writing; `FileExistsError` if there is one."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-
-    def open_append(self, path: Path) -> int:
-        """Open a file, made if need be, so that every write lands at its end."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-
-    def write(self, fd: int, data: memoryview) -> None:
-        """Write all of `data` (one dimension, bytes)."""
-        while data:
-            data = data[os.write(fd, data) :]
-
-    def fsync(self, fd: int) -> None:
-        """Return when the file's contents are on the medium."""
-        os.fsync(fd)
-
-    def close(self, fd: int) -> None:
-        """Close what `create` or `open_append` opened."""
-        os.close(fd)
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Give `old` the name `new`, replacing a file (or an empty folder) of that name."""
-        os.rename(old, new)
-
-    def unlink(self, path: Path) -> None:
-        """Remove one file."""
-        os.unlink(path)
-
-    def mkdir(self, path: Path) -> None:
-        """Make one folder, whose parent exists."""
-        os.mkdir(path)
-
-    def rmdir(self, path: Path) -> None:
-        """Remove one empty folder."""
-        os.rmdir(path)
-
-    def fsync_dir(self, path: Path) -> None:
-        """Return when the names in a folder are on the medium."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        except OSError as error:
-            # Some network file systems have no such call; their renames are synchronous.
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise
-        finally:
-            os.close(fd)
-
-
-_disk = Disk()
-
-
-@contextmanager
-def using(disk: Disk) -> Iterator[None]:
-    """Send every change of the disk, of every thread, through `disk` for a while (tests)."""
-    global _disk
-    before, _disk = _disk, disk
-    try:
-        yield
-    finally:
-        _disk = before
+_BLOCK = 4 << 20
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -168,10 +105,26 @@ def read_text(path: StrPath, *, limit: int | None = None) -> str:
         raise UserError(f"not UTF-8 (byte {error.start})", where=path) from None
 
 
+def sha256(path: StrPath) -> str:
+    """Hash of a file's content, 64 hexadecimal digits; `UserError` if it cannot be read."""
+    digest = hashlib.sha256()
+    with open_read(path) as file, _reading(path):
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def list_dir(path: StrPath) -> list[Path]:
     """The paths of what a folder holds, sorted by name; `UserError` if there is no such folder."""
-    with _reading(path):
-        return [Path(path, name) for name in sorted(os.listdir(path))]
+    try:
+        names = os.listdir(path)
+    except NotADirectoryError:
+        raise UserError("is a file, not a folder", where=path) from None
+    except FileNotFoundError:
+        raise UserError(f"no such folder{_suggestion(path)}", where=path) from None
+    except OSError as error:
+        raise UserError(f"cannot be read ({_reason(error)})", where=path) from None
+    return [Path(path, name) for name in sorted(names)]
 
 
 def exists(path: StrPath) -> bool:
@@ -225,7 +178,7 @@ class HashingFile:
         self.size = 0
         """Bytes written so far."""
         self._hash = hashlib.sha256()
-        self._fd: int | None = _disk.create(self.path)
+        self._fd: int | None = current().create(self.path)
 
     @classmethod
     def create(cls, path: StrPath) -> HashingFile:
@@ -245,7 +198,7 @@ class HashingFile:
         """Append all of `data` (C-contiguous); returns its bytes."""
         view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
         with self._dropped_on_error() as fd:
-            _disk.write(fd, view)
+            current().write(fd, view)
         self._hash.update(view)
         self.size += len(view)
         return len(view)
@@ -253,16 +206,16 @@ class HashingFile:
     def close(self) -> None:
         """Flush to the medium and close."""
         with self._dropped_on_error() as fd:
-            _disk.fsync(fd)
+            current().fsync(fd)
         self._fd = None
-        _disk.close(fd)
+        current().close(fd)
 
     def drop(self) -> None:
         """Close without a flush; what was written is worth nothing. Twice does no harm."""
         fd, self._fd = self._fd, None
         if fd is not None:
             with contextlib.suppress(OSError):
-                _disk.close(fd)
+                current().close(fd)
 
     @contextmanager
     def _dropped_on_error(self) -> Iterator[int]:
@@ -303,21 +256,21 @@ def write_atomic(path: StrPath, data: bytes | str) -> None:
     try:
         with HashingFile(draft) as file:
             file.write(data.encode() if isinstance(data, str) else data)
-        _disk.rename(draft, target)
+        current().rename(draft, target)
     except BaseException:
         with contextlib.suppress(OSError):
             remove_file(draft)
         raise
-    _disk.fsync_dir(target.parent)
+    current().fsync_dir(target.parent)
 
 
 def append(path: StrPath, data: bytes) -> None:
     """Add `data` at the end of a file, made if need be. Not flushed: for logs."""
-    fd = _disk.open_append(Path(path))
+    fd = current().open_append(Path(path))
     try:
-        _disk.write(fd, memoryview(data))
+        current().write(fd, memoryview(data))
     finally:
-        _disk.close(fd)
+        current().close(fd)
 
 
 def make_dir(path: StrPath) -> None:
@@ -327,26 +280,26 @@ def make_dir(path: StrPath) -> None:
         return
     make_dir(target.parent)
     with contextlib.suppress(FileExistsError):
-        _disk.mkdir(target)
+        current().mkdir(target)
     if not target.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
-    _disk.fsync_dir(target.parent)
+    current().fsync_dir(target.parent)
 
 
 def rename(old: StrPath, new: StrPath) -> None:
     """Give `old` the name `new`; on the medium only after `fsync_dir` of the folder(s)."""
-    _disk.rename(Path(old), Path(new))
+    current().rename(Path(old), Path(new))
 
 
 def fsync_dir(path: StrPath) -> None:
     """Return when the names in a folder are on the medium."""
-    _disk.fsync_dir(Path(path))
+    current().fsync_dir(Path(path))
 
 
 def remove_file(path: StrPath) -> None:
     """Remove one file; nothing happens if there is none."""
     with contextlib.suppress(FileNotFoundError):
-        _disk.unlink(Path(path))
+        current().unlink(Path(path))
 
 
 def remove_tree(path: StrPath) -> None:
@@ -358,7 +311,7 @@ def remove_tree(path: StrPath) -> None:
     for child in sorted(os.listdir(target)):
         remove_tree(target / child)
     with contextlib.suppress(FileNotFoundError):
-        _disk.rmdir(target)
+        current().rmdir(target)
 
 
 def check_writable(path: StrPath) -> None:
@@ -372,9 +325,9 @@ def check_writable(path: StrPath) -> None:
         make_dir(path)
         with HashingFile(first) as file:
             file.write(b"probe")
-        _disk.rename(first, second)
-        _disk.fsync_dir(Path(path))
-        _disk.unlink(second)
+        current().rename(first, second)
+        current().fsync_dir(Path(path))
+        current().unlink(second)
     except OSError as error:
         for draft in (first, second):
             with contextlib.suppress(OSError):
