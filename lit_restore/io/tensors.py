@@ -203,14 +203,20 @@ def _header(file: BinaryIO, where: str) -> Header:
         raise UserError(
             f"header of {human_size(size)} is above {human_size(HEADER_LIMIT)}", where=where
         )
-    content = _parse(fs.pread(file, size, 8), where)
+    text = fs.pread(file, size, 8)
+    _check_count(text.count(b'"data_offsets"'), where)  # parsing 16 MB of them takes seconds
+    content = _parse(text, where)
     metadata = _metadata(content.pop(_METADATA, {}), where)
-    if len(content) > TENSOR_LIMIT:
-        raise UserError(f"{len(content)} tensors, limit {TENSOR_LIMIT}", where=where)
+    _check_count(len(content), where)
     entries = [_entry(name, value, where) for name, value in content.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     _check_layout(entries, length - 8 - size, where)
     return Header(metadata, tuple(entries), 8 + size)
+
+
+def _check_count(count: int, where: str) -> None:
+    if count > TENSOR_LIMIT:
+        raise UserError(f"{count} tensors, limit {TENSOR_LIMIT}", where=where)
 
 
 def _parse(text: bytes, where: str) -> dict[str, object]:
