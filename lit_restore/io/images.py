@@ -24,6 +24,7 @@ from PIL import Image, ImageCms, ImageColor
 from lit_restore.errors import UserError
 from lit_restore.io import fs
 from lit_restore.io.image_headers import ImageHeader, check_size, sniff, unreadable
+from lit_restore.io.png16 import decode_png16
 from lit_restore.io.wording import shown
 
 __all__ = [
@@ -228,19 +229,13 @@ def _array(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _sixteen_bits(data: bytes, image: Image.Image) -> npt.NDArray[np.uint16]:
-    """All channels of a 16-bit PNG, of which Pillow keeps the high bytes only.
+    """All channels of a 16-bit PNG.
 
     Args:
         data: the file.
         image: the same as Pillow opened it, for the colour that stands for transparency.
     """
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
-
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    decoded = decode_png(encoded, ImageReadMode.UNCHANGED)
-    assert decoded.dtype == torch.uint16, decoded.dtype
-    pixels: npt.NDArray[np.uint16] = np.array(decoded.permute(1, 2, 0).numpy(), order="C")
+    pixels = decode_png16(data)
     key = image.info.get("transparency")
     if key is None or pixels.shape[2] in (2, 4):
         return pixels
@@ -261,6 +256,8 @@ def _opaque(pixels: Pixels, background: str | None, name: str) -> Pixels:
             "is partly transparent; give a background colour, or save it without alpha", where=name
         )
     behind = np.array(_colour(background), np.float64) * (white / 255)
+    if channels == 2 and np.ptp(behind) == 0:
+        behind = behind[:1]  # grey on grey stays grey
     weight = alpha / white
     mixed = colour * weight + behind * (1 - weight)
     rounded: Pixels = np.floor(mixed + 0.5).astype(pixels.dtype)
