@@ -93,7 +93,7 @@ def _reflected(size: int, extra: int, like: Tensor) -> Tensor:
     return torch.minimum(index, (period - index) % period) if size > 1 else index
 
 
-def image_level(sigma: Tensor, like: Tensor) -> Tensor:
+def noise_map(sigma: Tensor, like: Tensor) -> Tensor:
     """Noise levels (B,) as a constant map (B, 1, H, W) of the images `like` (B, C, H, W)."""
     size = (len(like), 1, *like.shape[-2:])
     return sigma.to(like).view(-1, 1, 1, 1).expand(size)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_restore.errors import UserError
-from lit_restore.networks.base import Network, image_level
+from lit_restore.networks.base import Network, noise_map
 
 DATA_MEAN = 0.45
 DATA_STD = 0.25
@@ -102,7 +102,7 @@ class UNet(Network):
 
     def _features(self, x: Tensor, sigma: Tensor) -> Tensor:
         x = F.pixel_unshuffle(x, self.unshuffle)
-        x = self.entry(torch.cat([x, image_level(sigma / DATA_STD, x)], dim=1))
+        x = self.entry(torch.cat([x, noise_map(sigma / DATA_STD, x)], dim=1))
         skips: list[Tensor] = []
         for blocks, down in zip(self.down_blocks, self.down, strict=False):
             x = blocks(x)
