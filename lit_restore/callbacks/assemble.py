@@ -1,0 +1,183 @@
+"""One run put together: its folder, its callbacks in their order, its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback
+
+from lit_restore.callbacks.checkpoints import Checkpoints, RunParts
+from lit_restore.callbacks.ema import EMA, make_twin
+from lit_restore.callbacks.horizon import Horizon
+from lit_restore.callbacks.metrics import Metrics
+from lit_restore.callbacks.mirror import Mode, WandbMirror
+from lit_restore.callbacks.nonfinite import NonFiniteGuard
+from lit_restore.callbacks.predictions import Predictions
+from lit_restore.callbacks.preemption import StopRequest
+from lit_restore.callbacks.progress import Progress
+from lit_restore.callbacks.records import Records
+from lit_restore.callbacks.samples import SampleGrid
+from lit_restore.callbacks.trace import Trace
+from lit_restore.callbacks.validation import Validation
+from lit_restore.data import ShardDataModule
+from lit_restore.errors import UserError
+from lit_restore.io import folder, fs
+from lit_restore.io.lock import RunLock
+from lit_restore.training.base import TrainingModule
+from lit_restore.weights.checkpoint import STEP_FOLDER, read_checkpoint
+from lit_restore.weights.transfer import initialise, load_exactly
+
+_log = logging.getLogger(__name__)
+
+
+class MirrorOptions(Protocol):
+    """What the W&B mirror needs to know."""
+
+    @property
+    def mode(self) -> str:
+        """auto, online, offline or off."""
+
+    @property
+    def project(self) -> str:
+        """The W&B project."""
+
+
+def _rank() -> int:
+    """The rank as far as it is known before the processes have joined."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
+@dataclass
+class Run:
+    """The parts of one run; `callbacks` is the order in which they act on a step.
+
+    The averages follow the weights first; the checkpoint comes last and so holds what all others
+    left behind.
+    """
+
+    run_dir: Path
+    config: dict[str, Any]
+    subcommand: str
+    ema: EMA
+    checkpoints: Checkpoints
+    validation: Validation
+    metrics: Metrics
+    samples: SampleGrid
+    guard: NonFiniteGuard
+    trace: Trace
+    wandb: MirrorOptions
+    compile_blocks: bool
+
+    def __post_init__(self) -> None:
+        self.stop = StopRequest()
+        self.lock: RunLock | None = None
+        self.records = Records(self.run_dir / "metrics.jsonl", writes=_rank() == 0)
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """All callbacks of the subcommand, in order."""
+        if self.subcommand == "predict":
+            return [self.ema, Predictions(self.run_dir)]
+        if self.subcommand != "fit":
+            return [self.ema, self.validation]
+        progress = Progress(self.metrics, self.validation)
+        return [
+            Horizon(self.stop),
+            self.ema,
+            self.metrics,
+            self.trace,
+            self.guard,
+            self.validation,
+            self.samples,
+            progress,
+            self.checkpoints,
+        ]
+
+    def start(self, module: TrainingModule) -> None:
+        """Make and lock the run folder, wire the parts together.
+
+        Raises:
+            UserError: the folder cannot be written, or another run is in it.
+        """
+        try:
+            fs.make_dir(self.run_dir)
+            fs.check_writable(self.run_dir)
+        except OSError as error:
+            raise UserError(
+                f"cannot write ({error.strerror}); choose another run_dir", where=self.run_dir
+            ) from None
+        if self.subcommand == "fit" and self.records.writes:
+            self.lock = RunLock(self.run_dir)
+        module.compile_blocks = self.compile_blocks
+        self.validation.records = self.metrics.records = self.samples.records = self.records
+        self.validation.stop = self.samples.stop = self.stop
+        self.trace.records = Records(self.run_dir / "trace.jsonl", writes=self.records.writes)
+        self.guard.run_dir = self.samples.run_dir = self.run_dir
+        self.checkpoints.parts = RunParts(
+            run_dir=self.run_dir,
+            config=self.config,
+            metrics=self.metrics,
+            validation=self.validation,
+            ema=self.ema,
+            records=(self.records, self.trace.records),
+            stop=self.stop,
+        )
+        if self.subcommand == "fit" and self.wandb.mode != "off" and self.records.writes:
+            mode: Mode = self.wandb.mode  # type: ignore[assignment]
+            self.records.mirror = WandbMirror(
+                self.run_dir, project=self.wandb.project, mode=mode, config=self.config
+            )
+
+    def load_for_use(self, module: TrainingModule) -> None:
+        """Fill the network and its averages for validation, test or prediction.
+
+        From `resume: PATH`, else `init_from`, else the newest good checkpoint of the run folder.
+
+        Raises:
+            UserError: there is nothing to use.
+        """
+        self.ema.twins = {name: make_twin(module.net) for name in self.ema.profiles}
+        named = self.checkpoints.resume not in ("auto", "true", "false")
+        source = Path(self.checkpoints.resume) if named else self._newest()
+        if source is not None:
+            folder.verify(source)
+            saved = read_checkpoint(source)
+            load_exactly(module.net, saved.network, where=source)
+            for name, twin in self.ema.twins.items():
+                load_exactly(twin, saved.averages.get(name, saved.network), where=source)
+        elif self.checkpoints.init_from is not None:
+            initialise(module.net, Path(self.checkpoints.init_from))
+            self.ema.twins = {name: make_twin(module.net) for name in self.ema.profiles}
+        else:
+            raise UserError(
+                "holds no checkpoint; give resume: PATH or init_from: FILE", where=self.run_dir
+            )
+
+    def _newest(self) -> Path | None:
+        parent = self.run_dir / "checkpoints"
+        found = folder.complete(parent, STEP_FOLDER) if fs.is_dir(parent) else []
+        return found[-1] if found else None
+
+    def tell_scores(self, module: TrainingModule) -> None:
+        """Print the validation's means."""
+        if self.subcommand != "predict" and self.records.writes:
+            for name, value in module.validation_means().items():
+                print(f"{name} {value:.4f}", file=sys.stdout)
+
+    def close(self, data: ShardDataModule) -> None:
+        """End the records; leave the list of what could not be read."""
+        self.records.close()
+        if self.lock is not None:
+            self.lock.release()
+        if data.bad is not None and data.bad.reasons and self.records.writes:
+            path = self.run_dir / "bad_samples.json"
+            try:
+                fs.write_atomic(path, json.dumps(data.bad.reasons, indent=1) + "\n")
+            except OSError as error:
+                _log.warning("%s could not be written: %s", path, error.strerror)

@@ -1,0 +1,222 @@
+"""LightningCLI with our options: what `train.py fit|validate|test|predict` parses and runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from lit_restore.callbacks.assemble import Run
+from lit_restore.callbacks.checkpoints import Checkpoints
+from lit_restore.callbacks.ema import EMA
+from lit_restore.callbacks.metrics import Metrics
+from lit_restore.callbacks.nonfinite import NonFiniteGuard
+from lit_restore.callbacks.samples import SampleGrid
+from lit_restore.callbacks.trace import Trace
+from lit_restore.callbacks.validation import Validation
+from lit_restore.cli.keys import REFUSED, KeyChecker
+from lit_restore.cli.parser import OneLineParser, option_keys
+from lit_restore.cli.run_options import WandbOptions
+from lit_restore.data import ShardDataModule
+from lit_restore.errors import UserError
+from lit_restore.io.redact import redact_tree
+from lit_restore.networks import NETWORKS
+from lit_restore.parallel.precision import check_precision
+from lit_restore.training import TrainingModule
+
+_log = logging.getLogger(__name__)
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+_SKIPPED = {key.removeprefix("trainer.") for key in REFUSED if key.startswith("trainer.")}
+_NEVER = 10**9
+
+
+class RestoreCLI(LightningCLI):
+    """Parse one subcommand's options, build the run, run it.
+
+    Args:
+        module: the LightningModule that the config's `task:` names.
+        argv: the command line after the program's name.
+        trees: (file, parsed config) for each config file, already checked as text.
+
+    Raises:
+        UserError: an option is wrong; one line.
+    """
+
+    def __init__(
+        self,
+        module: type[TrainingModule],
+        argv: Sequence[str],
+        trees: Sequence[tuple[str, dict[str, object]]],
+    ) -> None:
+        self._wanted = next((word for word in argv if word in SUBCOMMANDS), None)
+        self._argv, self._trees = list(argv), trees
+        super().__init__(
+            module,
+            ShardDataModule,
+            save_config_callback=None,
+            parser_class=OneLineParser,
+            parser_kwargs={"prog": "train.py", "description": "Train, or use what was trained."},
+            args=self._argv,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the wanted subcommand's parser is built; each takes half a second."""
+        names = (self._wanted,) if self._wanted else SUBCOMMANDS
+        loaders = {"train_dataloaders", "val_dataloaders", "dataloaders"}
+        handled = {
+            "model",
+            "datamodule",
+            "ckpt_path",
+            "weights_only",
+            "verbose",
+            "return_predictions",
+        }
+        return dict.fromkeys(names, loaders | handled)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run's own options, in place of `seed_everything`."""
+        parser.add_argument("--task", type=str, help="What is trained; set in the recipe.")
+        parser.add_argument("--run_dir", type=str, default="runs/default", help="The run folder.")
+        parser.add_argument("--seed", type=int, default=0, help="Of everything that is drawn.")
+        parser.add_argument(
+            "--total_samples", type=int, default=100_000, help="Length of the run in images."
+        )
+        parser.add_argument(
+            "--resume",
+            type=bool | str,
+            default="auto",
+            help="auto: go on where there is something to go on from; true: there must be; "
+            "false: start afresh; or the path of a checkpoint.",
+        )
+        parser.add_argument(
+            "--init_from", type=str | None, default=None, help="Start a fine-tune from here."
+        )
+        parser.add_argument(
+            "--compile", type=bool, default=False, help="torch.compile the network's blocks."
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Trainer (without what we set), module and data."""
+        parser.add_class_arguments(
+            Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True,
+            skip=set(_SKIPPED),
+        )  # fmt: skip
+        parser.add_lightning_class_args(self._model_class, "model")
+        parser.add_lightning_class_args(ShardDataModule, "data")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The callbacks' options, and the values that parts share."""
+        parser.add_class_arguments(EMA, "ema")
+        parser.add_class_arguments(
+            Checkpoints, "checkpoint", skip={"resume", "init_from"}, instantiate=False
+        )
+        parser.add_class_arguments(Validation, "validation")
+        parser.add_class_arguments(Metrics, "metrics")
+        parser.add_class_arguments(SampleGrid, "samples")
+        parser.add_class_arguments(NonFiniteGuard, "guard")
+        parser.add_class_arguments(Trace, "trace")
+        parser.add_class_arguments(WandbOptions, "wandb")
+        for key in ("model.seed", "data.seed"):
+            parser.link_arguments("seed", key)
+        parser.link_arguments("total_samples", "data.total_samples")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Check all keys by our own walk first, then parse."""
+        if self._wanted is not None:
+            self._check_keys(self._subcommand_parsers[self._wanted])
+        self.config = parser.parse_args(args)
+
+    def _check_keys(self, parser: LightningArgumentParser) -> None:
+        checker = KeyChecker(option_keys(parser), {"model.net": NETWORKS})
+        for where, tree in self._trees:
+            checker.check(tree, where)
+        for word in self._argv:
+            if word.startswith("--") and word not in ("--help", "--config"):
+                key = word[2:].partition("=")[0].rstrip("+")
+                if key != "print_config":
+                    checker.check_key(key)
+
+    def _parse_ckpt_path(self) -> None:
+        """Checkpoints are ours to load, not Lightning's."""
+
+    def _set_seed(self) -> None:
+        from lightning.fabric.utilities.seed import seed_everything
+
+        seed_everything(self._get(self.config, "seed"), workers=False, verbose=False)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with what its options mean here, and our callbacks in their order."""
+        options = self._get(self.config_init, "trainer")
+        check_precision(options)
+        self.run_parts = self._run()
+        own = {
+            "callbacks": [*(options.get("callbacks") or []), *self.run_parts.callbacks],
+            "logger": False,
+            "max_epochs": 1,
+            "check_val_every_n_epoch": _NEVER,
+            "num_sanity_val_steps": 0,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+            "default_root_dir": str(self.run_parts.run_dir),
+        }
+        return Trainer(**{**options, **own})
+
+    def _run(self) -> Run:
+        init, subcommand = self.config_init, str(self.subcommand)
+        resume = self._get(self.config, "resume")
+        checkpoint = Checkpoints(
+            **self._get(init, "checkpoint").as_dict(),
+            resume=str(resume).lower() if isinstance(resume, bool) else resume,
+            init_from=self._get(self.config, "init_from"),
+        )
+        return Run(
+            run_dir=Path(self._get(self.config, "run_dir")),
+            config=self.resolved(),
+            subcommand=subcommand,
+            ema=self._get(init, "ema"),
+            checkpoints=checkpoint,
+            validation=self._get(init, "validation"),
+            metrics=self._get(init, "metrics"),
+            samples=self._get(init, "samples"),
+            guard=self._get(init, "guard"),
+            trace=self._get(init, "trace"),
+            wandb=self._get(init, "wandb"),
+            compile_blocks=bool(self._get(self.config, "compile")),
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole configuration as plain values, secrets blanked."""
+        chosen = self.config[str(self.subcommand)]
+        assert isinstance(chosen, Namespace)
+        parser = self._parser(self.subcommand)
+        text = parser.dump(chosen, skip_none=False, format="json_compact")
+        tree = redact_tree(json.loads(text))
+        assert isinstance(tree, dict)
+        return tree
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run on our own data module; a used network is loaded first."""
+        module: LightningModule = self.model
+        if not isinstance(module, TrainingModule):
+            raise UserError("names no training of ours", where="task")
+        self.run_parts.start(module)
+        try:
+            if subcommand == "fit":
+                self.trainer.fit(module, datamodule=self.datamodule)
+            else:
+                self.run_parts.load_for_use(module)
+                getattr(self.trainer, subcommand)(module, datamodule=self.datamodule)
+                self.run_parts.tell_scores(module)
+        finally:
+            self.run_parts.close(self.datamodule)

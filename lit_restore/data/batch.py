@@ -1,0 +1,90 @@
+"""The one shape of a batch, and how samples become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NotRequired, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+class Batch(TypedDict):
+    """What every module's step receives."""
+
+    image: Tensor
+    """(B, 3, H, W), [0, 1] on the device (uint8 while it travels there): the clean image."""
+    degraded: NotRequired[Tensor]
+    """(B, 3, h, w), the degraded image; may leave [0, 1] where noise is not clipped."""
+    label: NotRequired[Tensor]
+    """(B,) int64 class labels."""
+    latent: NotRequired[Tensor]
+    """(B, …) the sample's array, as stored."""
+    key: list[str]
+    """The samples' keys, unique in their data set."""
+    position: Tensor
+    """(B,) int64 on the CPU: places in the run (train) or in the data set (else)."""
+    weight: NotRequired[Tensor]
+    """(B,) 1 for a sample, 0 for padding (validation, prediction)."""
+    bad: NotRequired[list[tuple[str, str]]]
+    """(sample, reason) of what could not be read and was replaced; taken off before the step."""
+
+
+@dataclass
+class Sample:
+    """One decoded and cropped sample, before it is part of a batch."""
+
+    key: str
+    position: int
+    image: npt.NDArray[np.uint8]
+    """(H, W, 3)"""
+    degraded: npt.NDArray[np.uint8] | None = None
+    label: int | None = None
+    array: npt.NDArray[np.generic] | None = None
+    weight: float = 1.0
+    bad: tuple[tuple[str, str], ...] = ()
+    """What was replaced by this sample: (name, reason)."""
+
+
+@dataclass
+class Refusal:
+    """Sent through a worker in a sample's place: its message ends the run with one line.
+
+    A raised exception would come out of a worker wrapped in a traceback.
+    """
+
+    message: str
+    where: str | None
+
+
+def collate(samples: Sequence[Sample | Refusal]) -> Batch | Refusal:
+    """Stack samples into a batch of uint8 images; the first refusal, where there is one."""
+    good: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, Refusal):
+            return sample
+        good.append(sample)
+    batch = Batch(
+        image=_stack([sample.image for sample in good]),
+        key=[sample.key for sample in good],
+        position=torch.tensor([sample.position for sample in good], dtype=torch.int64),
+        weight=torch.tensor([sample.weight for sample in good]),
+    )
+    if all(sample.degraded is not None for sample in good):
+        batch["degraded"] = _stack([s.degraded for s in good if s.degraded is not None])
+    if all(sample.label is not None for sample in good):
+        batch["label"] = torch.tensor([s.label for s in good], dtype=torch.int64)
+    if all(sample.array is not None for sample in good):
+        batch["latent"] = torch.from_numpy(np.stack([s.array for s in good if s.array is not None]))
+    bad = [entry for sample in good for entry in sample.bad]
+    if bad:
+        batch["bad"] = bad
+    return batch
+
+
+def _stack(images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+    """(H, W, 3) arrays of one size → (B, 3, H, W) uint8, laid out channels-last as decoded."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

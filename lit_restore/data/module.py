@@ -1,0 +1,301 @@
+"""The one DataModule: shards in, batches out, the same for every training module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lit_restore.data.batch import Batch, Refusal, Sample, collate
+from lit_restore.data.decode import decoder_name
+from lit_restore.data.degradations import Degradation
+from lit_restore.data.locate import open_source
+from lit_restore.data.order import ORDER_VERSION, Order
+from lit_restore.data.plan import BatchPlan, PositionBatches, plan_batches
+from lit_restore.data.procedural import ensure_procedural
+from lit_restore.data.reader import Source
+from lit_restore.data.report import BadSamples
+from lit_restore.data.samples import Augmentation, OrderedSamples, TrainingSamples
+from lit_restore.errors import UserError
+from lit_restore.io.signals import worker_signals
+from lit_restore.seeding import torch_generator
+
+PROCEDURAL = "procedural"
+
+
+@dataclass(kw_only=True, frozen=True)
+class ProceduralOptions:
+    """The procedural training images, made on first use."""
+
+    count: int = 1000
+    """Number of images."""
+    size: int = 256
+    """Side of the square images, pixels."""
+    seed: int = 0
+    """Another seed, other images."""
+    folder: str = "data/procedural"
+    """Where the shards go; count, size and seed are appended to the name."""
+
+    @property
+    def path(self) -> Path:
+        """The folder of these images."""
+        return Path(f"{self.folder}-{self.count}x{self.size}-{self.seed}")
+
+
+class ShardDataModule(LightningDataModule):
+    """Training, validation and prediction data from webdataset shards.
+
+    Args:
+        train: folder of shards, shard or glob pattern; "procedural" for images made on first use.
+        val: the same for validation, or "photographs" for the three of scikit-image; none without.
+        predict: the same for prediction.
+        global_batch: samples per optimiser step over all ranks; accumulation follows from it.
+        micro_batch: cap on the samples per rank and forward pass; none: as many as there are.
+        crop: side of the random square training crop, pixels; none for whole images.
+        flip: mirror training samples left–right at random.
+        rotate: turn training samples by random multiples of 90 degrees.
+        degradation: made from the clean image on the device; its input is `batch["degraded"]`.
+        val_batch: samples per rank and validation batch; 1 where sizes differ.
+        val_crop: side of the centre crop for validation; none for whole images.
+        workers: processes that read and decode; 0 reads in the training process.
+        prefetch: batches each worker keeps ready.
+        shuffle_window: shards shuffled together; the working set of the training data.
+        max_bad: unreadable samples replaced before the run ends; none for the larger of 10 and
+            0.1 % of the data set.
+        procedural: the images behind `train: procedural`.
+        total_samples: length of the run in samples (set by the top-level option of this name).
+        seed: the run's seed (set by the top-level option of this name).
+
+    Raises:
+        UserError: from `setup` and the loaders, one line that names the option or the file.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: str | None = PROCEDURAL,
+        val: str | None = "photographs",
+        predict: str | None = None,
+        global_batch: int = 16,
+        micro_batch: int | None = None,
+        crop: int | None = 64,
+        flip: bool = True,
+        rotate: bool = True,
+        degradation: Degradation | None = None,
+        val_batch: int = 1,
+        val_crop: int | None = None,
+        workers: int = 2,
+        prefetch: int = 4,
+        shuffle_window: int = 16,
+        max_bad: int | None = None,
+        procedural: ProceduralOptions = ProceduralOptions(),  # noqa: B008
+        total_samples: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train, self.val, self.predict = train, val, predict
+        self.global_batch, self.micro_batch = global_batch, micro_batch
+        self.augmentation = Augmentation(crop=crop, flip=flip, rotate=rotate)
+        self.degradation = degradation
+        self.val_batch, self.val_crop = val_batch, val_crop
+        self.workers, self.prefetch = workers, prefetch
+        self.shuffle_window = shuffle_window
+        self.max_bad = max_bad
+        self.procedural = procedural
+        self.total_samples, self.seed = total_samples, seed
+        self.start_position = 0
+        """The first position still to be seen; set when a run is resumed."""
+        self.sources: dict[str, Source] = {}
+        self.bad: BadSamples | None = None
+
+    # --- what Lightning calls -----------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Make the procedural images where they are asked for and not there yet."""
+        if PROCEDURAL in (self.train, self.val, self.predict):
+            options = self.procedural
+            ensure_procedural(
+                options.path,
+                count=options.count,
+                size=options.size,
+                seed=options.seed,
+                workers=max(1, self.workers),
+            )
+
+    def setup(self, stage: str) -> None:
+        """Index the splits that `stage` (fit, validate, test, predict) needs."""
+        wanted = {"fit": ("train", "val"), "predict": ("predict",)}.get(stage, ("val",))
+        for split in wanted:
+            data = getattr(self, split)
+            if data is None and split != "val":
+                raise UserError("names no data; give a folder of shards", where=f"data.{split}")
+            if data is not None and split not in self.sources:
+                self.sources[split] = self._open(data, split)
+        if stage == "fit":
+            self.plan()  # an impossible batch is told before anything is loaded
+            self._check_crop()
+            self.bad = BadSamples(self._allowed_bad())
+
+    def train_dataloader(self) -> DataLoader[Sample | Refusal]:
+        """Micro-batches of this rank, from `start_position` to the end of the run."""
+        source = self.sources["train"]
+        order = Order(source.counts, seed=self.seed, window=self.shuffle_window)
+        samples = TrainingSamples(source, order, augmentation=self.augmentation, seed=self.seed)
+        batches = PositionBatches(self.plan(), rank=self.rank, start=self.start_position)
+        return self._loader(samples, batch_sampler=batches)
+
+    def val_dataloader(self) -> DataLoader[Sample | Refusal] | list[None]:
+        """All validation samples dealt to the ranks, padded with samples of weight zero."""
+        return self._whole("val", self.val_crop) if "val" in self.sources else []
+
+    test_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> DataLoader[Sample | Refusal]:
+        """All samples of the prediction split, in order, padded likewise."""
+        return self._whole("predict", None)
+
+    def on_before_batch_transfer(self, batch: Batch | Refusal, dataloader_idx: int) -> Batch:
+        """End the run where a sample refuses it; note what was replaced.
+
+        Raises:
+            UserError: a sample cannot be used, or too many cannot be read.
+        """
+        if isinstance(batch, Refusal):
+            raise UserError(batch.message, where=batch.where)
+        bad = batch.pop("bad", [])
+        if bad and self.bad is not None:
+            self.bad.add(bad)
+        return batch
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move the pixels as uint8; keys and positions stay on the CPU."""
+        moved = cast(dict[str, Any], dict(batch))
+        for name, value in moved.items():
+            if isinstance(value, Tensor) and name != "position":
+                moved[name] = value.to(device, non_blocking=True)
+        return cast(Batch, moved)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """uint8 → float in [0, 1], and the degradation, on the device."""
+        batch["image"] = batch["image"].float().div_(255)
+        if "degraded" in batch:
+            batch["degraded"] = batch["degraded"].float().div_(255)
+        elif self.degradation is not None:
+            batch["degraded"] = self._degrade(batch, self.degradation)
+        return batch
+
+    # --- what callbacks ask ---------------------------------------------------------------------
+
+    @property
+    def world(self) -> int:
+        """Number of ranks."""
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    @property
+    def rank(self) -> int:
+        """The rank of this process."""
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    def plan(self) -> BatchPlan:
+        """The division of the run for this number of ranks.
+
+        Raises:
+            UserError: sizes that do not divide; names the key and valid values.
+        """
+        return plan_batches(
+            total_samples=self.total_samples,
+            global_batch=self.global_batch,
+            micro_batch=self.micro_batch,
+            world=self.world,
+        )
+
+    def fingerprint(self) -> dict[str, object]:
+        """What must not change between the parts of one run: data, order and batch."""
+        augmentation = self.augmentation
+        return {
+            "data": {
+                "shards": self.sources["train"].fingerprint(),
+                "decoder": decoder_name(),
+            },
+            "order": {
+                "algorithm": ORDER_VERSION,
+                "seed": self.seed,
+                "shuffle_window": self.shuffle_window,
+                "crop": augmentation.crop,
+                "flip": augmentation.flip,
+                "rotate": augmentation.rotate,
+            },
+            "batch": {"global_batch": self.global_batch},
+        }
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def _open(self, data: str, split: str) -> Source:
+        path = str(self.procedural.path) if data == PROCEDURAL else data
+        return open_source(path, key=f"data.{split}")
+
+    def _check_crop(self) -> None:
+        """Try the first sample of each shard, so that an impossible crop is told at once."""
+        source = self.sources["train"]
+        first = 0
+        order = Order(source.counts, seed=self.seed, window=0)
+        samples = TrainingSamples(source, order, augmentation=self.augmentation, seed=self.seed)
+        for count in source.counts:
+            sample = samples[first]
+            if isinstance(sample, Refusal):
+                raise UserError(sample.message, where=sample.where)
+            first += count
+
+    def _allowed_bad(self) -> int:
+        if self.max_bad is not None:
+            return self.max_bad
+        return max(10, len(self.sources["train"]) // 1000)
+
+    def _whole(self, split: str, crop: int | None) -> DataLoader[Sample | Refusal]:
+        source = self.sources[split]
+        stride = self.world * self.val_batch
+        padded = -(-len(source) // stride) * stride
+        plan = BatchPlan(
+            total_samples=padded, global_batch=stride, world=self.world, micro=self.val_batch
+        )
+        return self._loader(
+            OrderedSamples(source, crop=crop), batch_sampler=PositionBatches(plan, rank=self.rank)
+        )
+
+    def _loader(
+        self, samples: Dataset[Sample | Refusal], *, batch_sampler: PositionBatches
+    ) -> DataLoader[Sample | Refusal]:
+        return DataLoader(
+            samples,
+            batch_sampler=batch_sampler,
+            collate_fn=collate,
+            num_workers=self.workers,
+            prefetch_factor=self.prefetch if self.workers else None,
+            worker_init_fn=_start_worker,
+            pin_memory=torch.cuda.is_available(),
+            timeout=300 if self.workers else 0,
+        )
+
+    def _degrade(self, batch: Batch, degradation: Degradation) -> Tensor:
+        """Degrade sample by sample: what is drawn depends on (seed, position) alone."""
+        training = self.trainer is not None and self.trainer.training
+        names: Sequence[int | str] = batch["position"].tolist() if training else batch["key"]
+        device = batch["image"].device
+        return torch.stack(
+            [
+                degradation(image, torch_generator(self.seed, name, "degradation", device))
+                for image, name in zip(batch["image"], names, strict=True)
+            ]
+        )
+
+
+def _start_worker(worker: int) -> None:
+    worker_signals()

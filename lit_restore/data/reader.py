@@ -1,0 +1,186 @@
+"""Random access to the samples of a set of shards, or of the bundled photographs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from lit_restore.data.batch import Sample
+from lit_restore.data.decode import decode_array, decode_image, decode_label
+from lit_restore.data.index import Entry, ShardIndex, Span, read_index
+from lit_restore.errors import UserError
+from lit_restore.io import failpoints, fs
+
+_OPEN_SHARDS = 64
+
+
+class Source(ABC):
+    """Samples that can be read one by one, in any order."""
+
+    counts: Sequence[int]
+    """Samples per shard."""
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    @abstractmethod
+    def key(self, index: int) -> str:
+        """The sample's key, unique within the source."""
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """The sample as an error line names it."""
+
+    @abstractmethod
+    def read(self, index: int) -> Sample:
+        """Decode the sample `index` (its position is left 0).
+
+        Raises:
+            UserError: the sample cannot be read.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> list[list[str | int]]:
+        """Rows that identify the content, one a shard."""
+
+
+class ShardSource(Source):
+    """Samples of webdataset shards, read by byte range with no state but open files.
+
+    Args:
+        shards: the shards' indices; their order is part of the data's identity.
+        digests: sha256 of each shard where a manifest gave them.
+    """
+
+    def __init__(
+        self, shards: Sequence[ShardIndex], *, digests: dict[str, str] | None = None
+    ) -> None:
+        self.shards = list(shards)
+        self.counts = [len(shard.entries) for shard in self.shards]
+        self.digests = digests or {}
+        self._starts = np.concatenate([[0], np.cumsum(self.counts)])
+        self._files: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def _locate(self, index: int) -> tuple[int, Entry]:
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return shard, self.shards[shard].entries[index - int(self._starts[shard])]
+
+    def key(self, index: int) -> str:
+        """`shard name/sample key`."""
+        shard, entry = self._locate(index)
+        return f"{self.shards[shard].path.stem}/{entry.key}"
+
+    def where(self, index: int) -> str:
+        """`path of the shard: sample key`."""
+        shard, entry = self._locate(index)
+        return f"{self.shards[shard].path}: {entry.key}"
+
+    def read(self, index: int) -> Sample:
+        """Read and decode all fields of a sample."""
+        shard, entry = self._locate(index)
+        where = self.where(index)
+        if "image" not in entry.fields:
+            raise UserError("the sample has no image (jpg, png or webp member)", where=where)
+        data = {name: self._bytes(shard, span) for name, span in entry.fields.items()}
+        sample = Sample(self.key(index), 0, decode_image(data["image"], name=where))
+        if "degraded" in data:
+            sample.degraded = decode_image(data["degraded"], name=f"{where} (degraded)")
+        if "label" in data:
+            sample.label = decode_label(data["label"], name=where)
+        if "array" in data:
+            sample.array = decode_array(data["array"], name=where)
+        return sample
+
+    def _bytes(self, shard: int, span: Span) -> bytes:
+        try:
+            failpoints.hit("shard.read")
+            return fs.pread(self._file(shard), span.size, span.offset)
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+            raise UserError(reason, where=self.shards[shard].path) from None
+
+    def _file(self, shard: int) -> BinaryIO:
+        if self._pid != os.getpid():  # a forked worker opens files of its own
+            self._files, self._pid = OrderedDict(), os.getpid()
+        if shard not in self._files:
+            self._files[shard] = fs.open_read(self.shards[shard].path)
+            if len(self._files) > _OPEN_SHARDS:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(shard)
+        return self._files[shard]
+
+    def fingerprint(self) -> list[list[str | int]]:
+        """[name, size, sha256 of the manifest or digest of the index, samples] a shard."""
+        return [
+            [s.path.name, s.size, self.digests.get(s.path.name, s.digest), len(s.entries)]
+            for s in self.shards
+        ]
+
+
+class PhotographSource(Source):
+    """The three photographs that come with scikit-image: astronaut, coffee, chelsea."""
+
+    NAMES = ("astronaut", "coffee", "chelsea")
+
+    def __init__(self) -> None:
+        self.counts = [len(self.NAMES)]
+
+    def key(self, index: int) -> str:
+        """The photograph's name."""
+        return self.NAMES[index]
+
+    def where(self, index: int) -> str:
+        """The photograph's name in scikit-image."""
+        return f"skimage.data.{self.NAMES[index]}"
+
+    @cached_property
+    def _pixels(self) -> list[npt.NDArray[np.uint8]]:
+        import skimage.data
+
+        return [np.asarray(getattr(skimage.data, name)())[..., :3] for name in self.NAMES]
+
+    def read(self, index: int) -> Sample:
+        """The photograph at full size, RGB."""
+        return Sample(self.key(index), 0, self._pixels[index])
+
+    def fingerprint(self) -> list[list[str | int]]:
+        """One row with the hash of all pixels."""
+        state = hashlib.sha256()
+        for pixels in self._pixels:
+            state.update(np.ascontiguousarray(pixels).tobytes())
+        return [["photographs", sum(p.size for p in self._pixels), state.hexdigest(), 3]]
+
+
+def open_shards(paths: Sequence[Path], *, digests: dict[str, str] | None = None) -> ShardSource:
+    """Index shards and check that all are of one kind.
+
+    Raises:
+        UserError: no shard, one is unreadable, or shards hold different fields.
+    """
+    shards = [read_index(path) for path in paths]
+    first = _fields(shards[0])
+    for shard in shards[1:]:
+        if _fields(shard) != first:
+            raise UserError(
+                f"holds {', '.join(sorted(_fields(shard)))} where {shards[0].path.name} holds "
+                f"{', '.join(sorted(first))}; train on shards of one kind",
+                where=shard.path,
+            )
+    return ShardSource(shards, digests=digests)
+
+
+def _fields(shard: ShardIndex) -> frozenset[str]:
+    return frozenset(name for entry in shard.entries for name in entry.fields)

@@ -1,0 +1,243 @@
+"""Bad input: one clear line, the right code, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import encoded, picture, write_tar
+from support_runs import last, rows, tensors_of, train, write_recipe
+
+from lit_restore.cli.keys import KeyChecker
+from lit_restore.cli.parser import one_line
+from lit_restore.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_tar(folder / "train-0.tar", [(f"{k}.png", encoded(picture(k))) for k in range(9)])
+    return folder
+
+
+def empty(tmp: Path) -> str:
+    (tmp / "empty").mkdir()
+    return str(tmp / "empty")
+
+
+Case = tuple[Callable[[Path], dict[str, Any]], tuple[str, ...], int, list[str]]
+
+CASES: dict[str, Case] = {
+    "missing shard": (
+        lambda tmp: {"data": {"train": str(tmp / "gone.tar")}}, (), 2, ["data.train", "gone.tar"],
+    ),
+    "empty folder": (
+        lambda tmp: {"data": {"train": empty(tmp)}}, (), 2, ["data.train", "no shard"],
+    ),
+    "wrong key in a file": (
+        lambda tmp: {"data": {"global_bacth": 8}}, (), 2,
+        ["recipe.yaml", "data.global_bacth is not an option", "data.global_batch?"],
+    ),
+    "wrong key of the network": (
+        lambda tmp: {"model": {"net": {"init_args": {"widht": [8]}}}}, (), 2,
+        ["model.net.widht is not an option", "model.net.widths?"],
+    ),
+    "wrong option": (
+        lambda tmp: {}, ("--model.sigma_mx", "1"), 2,
+        ["model.sigma_mx is not an option", "model.sigma_max?"],
+    ),
+    "wrong network": (
+        lambda tmp: {"model": {"net": {"class_path": "UNett"}}}, (), 2, ["UNett", "UNet?"],
+    ),
+    "wrong type": (
+        lambda tmp: {"total_samples": "many"}, (), 2, ["total_samples", "an integer", "many"],
+    ),
+    "wrong type of a nested option": (
+        lambda tmp: {"model": {"optimizer": {"lr": "fast"}}}, (), 2, ["model.optimizer", "fast"],
+    ),
+    "an option of Lightning's that would fight ours": (
+        lambda tmp: {"trainer": {"max_steps": 5}}, (), 2, ["trainer.max_steps", "total_samples"],
+    ),
+    "the same on the command line": (
+        lambda tmp: {}, ("--trainer.accumulate_grad_batches", "2"), 2,
+        ["trainer.accumulate_grad_batches", "data.micro_batch"],
+    ),
+    "no task": (lambda tmp: {"task": None}, (), 2, ["task"]),
+    "unknown task": (lambda tmp: {"task": "denoise"}, (), 2, ["task", "denoiser"]),
+    "impossible crop": (
+        lambda tmp: {"data": {"crop": 512}}, (), 2, ["train-0.tar", "smaller than the 512 crop"],
+    ),
+    "batch that does not divide": (
+        lambda tmp: {"data": {"global_batch": 8, "micro_batch": 3}}, (), 2,
+        ["data.micro_batch", "2 or 4"],
+    ),
+    "run that does not divide": (
+        lambda tmp: {"total_samples": 100}, (), 2, ["total_samples", "96 or 104"],
+    ),
+    "precision that cannot train here": (
+        lambda tmp: {"trainer": {"precision": "16-mixed"}}, (), 2,
+        ["trainer.precision", "bf16-mixed"],
+    ),
+    "class that may not be named": (
+        lambda tmp: {"trainer": {"callbacks": [{"class_path": "os.system"}]}}, (), 2,
+        ["recipe.yaml", "os.system", "not allowed"],
+    ),
+    "negative noise": (
+        lambda tmp: {"model": {"sigma_max": -1.0}}, (), 2, ["model.sigma_max"],
+    ),
+    "missing checkpoint": (
+        lambda tmp: {}, ("--resume", "nowhere/step-000000000008"), 2, ["no such checkpoint"],
+    ),
+    "missing file to start from": (
+        lambda tmp: {}, ("--init_from", "nowhere.safetensors"), 2, ["nowhere.safetensors"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_bad_input_is_one_line_and_leaves_nothing_behind(
+    name: str, shards: Path, tmp_path: Path
+) -> None:
+    over, options, code, words = CASES[name]
+    recipe = write_recipe(tmp_path, shards, **over(tmp_path))
+    run = tmp_path / "run"
+    assert train(recipe, run, *options, output=tmp_path / "log") == [code]
+    lines = (tmp_path / "log.0").read_text().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1, lines
+    assert "Traceback" not in "\n".join(lines)
+    missing = [word for word in words if word not in errors[0]]
+    assert not missing, errors[0]
+    assert not list(run.glob("checkpoints/*"))
+    assert not list(tmp_path.rglob("tmp-*"))
+    assert not (run / "metrics.jsonl").exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, failpoint="train.step=kill@5") == [-9]
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and "step-" in str(p)}
+    other = ("--model.net.widths=[8,16]",)
+    assert train(recipe, run, *other, output=tmp_path / "log") == [2]
+    text = (tmp_path / "log.0").read_text()
+    assert "another run's checkpoint: model." in text
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_changed_data_is_refused_unless_allowed(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, failpoint="train.step=kill@5") == [-9]
+    write_tar(shards / "train-1.tar", [("x.png", encoded(picture(77)))])
+    try:
+        assert train(recipe, run, output=tmp_path / "log") == [2]
+        assert "data.shards" in (tmp_path / "log.0").read_text()
+        assert train(recipe, run, "--checkpoint.allow_change", '["data"]') == [0]
+    finally:
+        (shards / "train-1.tar").unlink()
+
+
+def test_a_full_disk_fails_the_save_and_training_goes_on(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    full = "ckpt.fsync=enospc@5x2"
+    assert train(recipe, run, failpoint=full, output=tmp_path / "log") == [0]
+    assert "training goes on" in (tmp_path / "log.0").read_text()
+    assert rows(run / "trace.jsonl")[-1]["samples_seen"] == 96
+    assert not list((run / "checkpoints").glob("tmp-*"))
+
+
+def test_three_failed_saves_in_a_row_end_the_run_with_74(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    failpoint = "ckpt.write=enospcx*"
+    assert train(recipe, run, failpoint=failpoint, output=tmp_path / "log") == [74]
+    assert json.loads((run / "STATUS.json").read_text())["code"] == 74
+    assert rows(run / "trace.jsonl")[-1]["samples_seen"] == 72  # the third save
+
+
+def test_a_full_disk_at_preemption_ends_with_74(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    failpoint = "train.step=term@2;ckpt.write=enospcx*"
+    assert train(recipe, run, failpoint=failpoint, output=tmp_path / "log") == [74]
+
+
+def test_a_nan_step_is_skipped_and_its_batch_kept(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    failpoint = "train.loss_nan=nan@4"
+    assert train(recipe, run, failpoint=failpoint, output=tmp_path / "log") == [0]
+    assert "not finite; the step is skipped" in (tmp_path / "log.0").read_text()
+    assert len(list(run.glob("badbatch-000000000032-r0.safetensors"))) == 1
+    assert sum(row.get("skipped_steps", 0) for row in rows(run / "metrics.jsonl")) == 1
+    assert all(bool(t.isfinite().all()) for t in tensors_of(run).values())
+
+
+@pytest.mark.parametrize(
+    ("options", "failpoint", "seen"),
+    [
+        (("--guard.on_nonfinite", "stop"), "train.loss_nan=nan@4", 32),
+        ((), "train.loss_nan=nan@2x10", 88),
+    ],
+)
+def test_nan_stops_with_76(
+    shards: Path, tmp_path: Path, options: tuple[str, ...], failpoint: str, seen: int
+) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, *options, failpoint=failpoint, output=tmp_path / "log") == [76]
+    assert f"at sample {seen} is not finite" in (tmp_path / "log.0").read_text()
+    assert all(bool(t.isfinite().all()) for t in tensors_of(run).values()) if seen > 32 else True
+
+
+def test_nine_nan_steps_in_a_row_are_survived(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, failpoint="train.loss_nan=nan@2x9") == [0]
+    assert len(list(run.glob("badbatch-*"))) == 3
+
+
+def test_a_fine_tune_reports_what_it_took_over(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run) == [0]
+    options = ("--init_from", str(last(run)), "--model.net.depths=[1,2]")
+    assert train(recipe, tmp_path / "tuned", *options, output=tmp_path / "log") == [0]
+    text = (tmp_path / "log.0").read_text()
+    assert "tensors loaded" in text
+    assert "missing" in text
+
+
+def test_too_many_bad_samples_end_the_run_and_are_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    members = [(f"{k}.png", encoded(picture(k))) for k in range(12)]
+    for k in (3, 5, 8):
+        members[k] = (f"{k}.png", members[k][1][:150])
+    write_tar(folder / "t.tar", members)
+    recipe, run = write_recipe(tmp_path, folder), tmp_path / "run"
+    assert train(recipe, run, output=tmp_path / "log") == [0]
+    assert len(json.loads((run / "bad_samples.json").read_text())) == 3
+    strict = ("--data.max_bad", "2")
+    assert train(recipe, tmp_path / "strict", *strict, output=tmp_path / "log2") == [2]
+    assert "more than 2 samples cannot be read" in (tmp_path / "log2.0").read_text()
+
+
+def test_the_key_walk_knows_groups_values_and_classes() -> None:
+    checker = KeyChecker(["a.b", "a.c", "net"], {"net": {"Path": Path}})
+    checker.check({"a": {"b": {"free": 1}}, "net": "Path"}, "f.yaml")
+    with pytest.raises(UserError, match=r"f\.yaml: a\.d is not an option"):
+        checker.check({"a": {"d": 1}}, "f.yaml")
+    with pytest.raises(UserError, match="x is not an option"):
+        checker.check_key("x")
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            'Parser key "a.b":\n  Does not validate against any of the Union subtypes\n'
+            "  - Expected a <class 'int'>. Got value: many\n",
+            "a.b expects an integer, got many",
+        ),
+        ('Key "model.net" is required but not included', "model.net is required"),
+    ],
+)
+def test_parser_messages_become_one_line(message: str, line: str) -> None:
+    assert one_line(message).startswith(line)

@@ -1,0 +1,201 @@
+"""A run that is killed anywhere and resumed is, bit for bit, the run that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support_runs import assert_same_run, last, rows, train, write_recipe
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from conftest import encoded, picture, write_tar
+
+    folder = tmp_path_factory.mktemp("data")
+    for shard in range(3):
+        members = [(f"{shard}-{k}.png", encoded(picture(10 * shard + k))) for k in range(7)]
+        write_tar(folder / f"train-{shard}.tar", members)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert train(write_recipe(folder, shards), folder / "run") == [0]
+    return folder / "run"
+
+
+def test_two_equal_runs_are_bit_equal(shards: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    assert train(write_recipe(tmp_path, shards), tmp_path / "run") == [0]
+    assert_same_run(uninterrupted, tmp_path / "run")
+    keys = [key for row in rows(uninterrupted / "trace.jsonl") for key in row["keys"]]
+    assert len(keys) == 96
+    assert len(set(keys[:21])) == 21  # one epoch: every sample once
+
+
+def test_another_seed_is_another_run(shards: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    assert train(write_recipe(tmp_path, shards), tmp_path / "run", "--seed", "1") == [0]
+    with pytest.raises(AssertionError):
+        assert_same_run(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "workers"),
+    [
+        ("train.step=kill@5", "ckpt.rename=kill@1", (0, 2, 0)),
+        ("ckpt.write=kill@2", "train.step=kill@1", (2, 0, 2)),
+        ("ckpt.parent=kill@1", "val.batch=kill@2", (0, 0, 0)),
+        ("train.step=kill@7", "ckpt.unlink=kill@1", (0, 0, 2)),
+    ],
+)
+def test_killed_and_resumed_twice_ends_bit_equal(
+    shards: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    first: str,
+    second: str,
+    workers: tuple[int, int, int],
+) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    for failpoint, count, code in zip((first, second, ""), workers, (-9, -9, 0), strict=True):
+        option = f"--data.workers={count}"
+        assert train(recipe, run, option, failpoint=failpoint) == [code], failpoint
+    assert_same_run(uninterrupted, run)
+    leftovers = [p.name for p in (run / "checkpoints").iterdir() if not p.name.startswith("step-")]
+    assert leftovers == []
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "code"),
+    [
+        ("train.step=term@5", 75),
+        ("val.batch=usr1@2", 75),
+        ("grid.draw=term@1", 75),
+        ("ckpt.write=term@1", 75),
+        ("train.step=int@4", 130),
+    ],
+)
+def test_a_signal_loses_no_step_and_the_resumed_run_is_bit_equal(
+    shards: Path, uninterrupted: Path, tmp_path: Path, failpoint: str, code: int
+) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, failpoint=failpoint, output=tmp_path / "log") == [code]
+    text = (tmp_path / "log.0").read_text()
+    assert text.count("error: ") == 1, text
+    assert "Traceback" not in text
+    status = json.loads((run / "STATUS.json").read_text())
+    assert status["code"] == code
+    assert status["state"] == ("preempted" if code == 75 else "interrupted")
+    trained = rows(run / "trace.jsonl")[-1]["samples_seen"]
+    assert status["samples_seen"] == trained == int(last(run).name[5:])
+    assert train(recipe, run) == [0]
+    assert_same_run(uninterrupted, run)
+    assert (run / "samples").is_dir()
+    assert json.loads((run / "STATUS.json").read_text())["state"] == "done"
+
+
+def test_a_real_process_killed_at_random_and_resumed_ends_bit_equal(
+    shards: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    step = random.Random(seed).randrange(2, 12)
+    command = [sys.executable, "train.py", "fit", "-c", str(recipe), "--run_dir", str(run)]
+    environment = {**os.environ, "LIT_RESTORE_FAILPOINTS": f"train.step=kill@{step}"}
+    root = Path(__file__).parents[2]
+    killed = subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=200)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert train(recipe, run) == [0]
+    assert_same_run(uninterrupted, run)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    shards: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, failpoint="train.step=kill@7") == [-9]
+    tensors = last(run) / "ema.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[len(content) // 2] ^= 1
+    tensors.write_bytes(content)
+    assert train(recipe, run, output=tmp_path / "log") == [0]
+    assert "sha256 differs" in (tmp_path / "log.0").read_text()
+    assert_same_run(uninterrupted, run)
+
+
+def test_with_no_good_checkpoint_left_nothing_starts_afresh(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, failpoint="train.step=kill@5") == [-9]
+    for folder in (run / "checkpoints").glob("step-*"):
+        (folder / "COMPLETE").unlink()
+    assert train(recipe, run, output=tmp_path / "log") == [2]
+    text = (tmp_path / "log.0").read_text()
+    assert "no checkpoint is intact" in text
+
+
+@pytest.mark.parametrize("option", ["resume=false", "resume=true"])
+def test_resume_says_what_it_means(
+    shards: Path, uninterrupted: Path, tmp_path: Path, option: str
+) -> None:
+    recipe = write_recipe(tmp_path, shards)
+    run = uninterrupted if option == "resume=false" else tmp_path / "run"
+    before = sorted(p.name for p in uninterrupted.rglob("*"))
+    assert train(recipe, run, f"--{option}", output=tmp_path / "log") == [2]
+    assert "checkpoint" in (tmp_path / "log.0").read_text()
+    assert sorted(p.name for p in uninterrupted.rglob("*")) == before
+
+
+def test_a_finished_run_has_nothing_to_do(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run) == [0]
+    before = (run / "metrics.jsonl").read_bytes()
+    assert train(recipe, run) == [0]
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_child_of_a_fork_starts_with_one_thread(tmp_path: Path) -> None:
+    import torch
+    from support_fork import run_ranks
+
+    torch.set_num_threads(2)
+    try:
+        torch.randn(256, 256) @ torch.randn(256, 256)
+
+        def child(rank: int) -> int:
+            torch.randn(512, 512) @ torch.randn(512, 512)
+            return 40 + torch.get_num_threads()
+
+        assert run_ranks(child, 1, seconds=30) == [41]
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.slow
+def test_thirty_random_kills(shards: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    points = ["train.step", "ckpt.write", "ckpt.fsync", "ckpt.complete", "ckpt.rename"]
+    for number in range(30):
+        run = tmp_path / f"run{number}"
+        recipe = write_recipe(tmp_path, shards)
+        started = time.monotonic()
+        for _ in range(40):
+            failpoint = f"{draw.choice(points)}=kill@{draw.randrange(1, 9)}"
+            workers = f"--data.workers={draw.choice((0, 2))}"
+            if train(recipe, run, workers, failpoint=failpoint) == [0]:
+                break
+        assert_same_run(uninterrupted, run)
+        print(number, f"{time.monotonic() - started:.1f} s")
