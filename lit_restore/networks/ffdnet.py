@@ -38,6 +38,7 @@ class FFDNet(Network):
         super().__init__()
         if depth < 2:
             raise UserError(f"{depth} is below 2, the first and the last layer", where="net.depth")
+        self.channels = channels
         pixels = 4 * channels
         widths = [pixels + 1, *[width] * (depth - 1), pixels]
         self.body = nn.ModuleList(

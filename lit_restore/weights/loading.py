@@ -1,0 +1,103 @@
+"""A network from whatever a user points at: an exported file, a checkpoint, or a whole run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from torch import Tensor
+
+from lit_restore.errors import UserError
+from lit_restore.io import folder, fs, tensors
+from lit_restore.networks import Network
+from lit_restore.networks.base import JSONValue
+from lit_restore.weights.checkpoint import STEP_FOLDER, read_state
+from lit_restore.weights.exported import fill, load_exported, read_info, rebuild
+
+RAW = "raw"
+"""Profile name of the trained weights themselves, as opposed to an average of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedNetwork:
+    """A network and what is known about its weights."""
+
+    net: Network
+    """On the CPU, in evaluation mode."""
+    info: dict[str, JSONValue]
+    """task, profile, samples_seen, network (name and options), config …"""
+    source: Path
+    """The file or checkpoint folder that was read."""
+
+
+def load_network(path: str | PathLike[str], *, profile: str | None = None) -> LoadedNetwork:
+    """The network in an exported file, a checkpoint folder, or a run's newest checkpoint.
+
+    Args:
+        path: a file of `lit-restore export`, ``RUN/checkpoints/step-…``, ``RUN/checkpoints`` or
+            ``RUN``.
+        profile: which average of the weights to take, ``raw`` for the weights themselves; by
+            default the first average, or the weights themselves where there is none.
+
+    Raises:
+        UserError: there is no such thing, it is damaged, or it does not hold that profile.
+    """
+    place = Path(path)
+    if not fs.is_dir(place) and (fs.exists(place) or not _meant_as_folder(place)):
+        return _from_file(place, profile)
+    return _from_checkpoint(newest_checkpoint(place), profile)
+
+
+def newest_checkpoint(path: Path) -> Path:
+    """The checkpoint that a folder is or, of a run, the newest complete one in it.
+
+    Raises:
+        UserError: a run without a complete checkpoint.
+    """
+    for parent in (path / "checkpoints", path):
+        found = folder.complete(parent, STEP_FOLDER)
+        if found:
+            return found[-1]
+    if fs.is_dir(path / "checkpoints") or not (
+        _meant_as_folder(path) or fs.exists(path / "state.json")
+    ):
+        raise UserError("holds no complete checkpoint", where=path)
+    return path
+
+
+def _meant_as_folder(path: Path) -> bool:
+    return STEP_FOLDER.fullmatch(path.name) is not None
+
+
+def _from_file(path: Path, profile: str | None) -> LoadedNetwork:
+    info = read_info(path)
+    held = info.get("profile")
+    if profile is not None and profile != held:
+        raise UserError(f"holds profile {held}, not {profile}", where=path)
+    return LoadedNetwork(net=load_exported(path), info=info, source=path)
+
+
+def _from_checkpoint(path: Path, profile: str | None) -> LoadedNetwork:
+    folder.verify(path)
+    state = read_state(path)
+    profiles = [str(name) for name in state.get("profiles", [])]
+    chosen = profile or (profiles or [RAW])[0]
+    if chosen not in (*profiles, RAW):
+        held = ", ".join((*profiles, RAW))
+        raise UserError(f"holds no profile {chosen}; it has {held}", where=path)
+    stored, file = _stored(path, chosen)
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    net = rebuild(state.get("network"), shapes, where=file)
+    fill(net, stored, where=file)
+    return LoadedNetwork(net=net.eval(), info={**state, "profile": chosen}, source=path)
+
+
+def _stored(path: Path, profile: str) -> tuple[dict[str, Tensor], Path]:
+    """The state dict of one profile, and the file that holds it."""
+    if profile == RAW:
+        file = path / "network.safetensors"
+        return tensors.load_tensors(file), file
+    file, prefix = path / "ema.safetensors", f"{profile}/"
+    everything = tensors.load_tensors(file)
+    return {k.removeprefix(prefix): t for k, t in everything.items() if k.startswith(prefix)}, file
