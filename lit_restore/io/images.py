@@ -62,8 +62,6 @@ _DECODER_ERRORS = (
     MemoryError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
 
 
@@ -110,21 +108,16 @@ def read_picture(
         data, called = fs.read_bytes(source, limit=FILE_LIMIT), name or str(source)
     is_tiff = data.startswith(_TIFF)
     header = None if is_tiff else sniff(data, name=called)
-    with _decoding(called), _open(data, header.format if header else "TIFF") as image:
-        check_size(*image.size, called)
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":
-            raise UserError(f"{frames} frames, expected one picture", where=called)
-        if is_tiff:
-            _check_tiff(image, called)
-        image.load()
-        profile, orientation = image.info.get("icc_profile"), _orientation(image)
-        if image.mode in ("CMYK", "LAB"):
-            image, profile = _to_srgb(image, profile, called), None
+    with _decoding(called):
+        image = _load(data, header.format if header else "TIFF", called)
         deep = header is not None and header.bits == 16
-        pixels = _sixteen_bits(data, image) if deep else _stored(image, called)
-        pixels = _upright(_opaque(pixels, background, called), orientation)
-        return Picture(pixels, _profile_name(profile), called)
+        stored: Pixels | None = _sixteen_bits(data, image) if deep else None
+    profile, orientation = image.info.get("icc_profile"), _orientation(image)
+    if image.mode in ("CMYK", "LAB"):
+        image, profile = _to_srgb(image, profile, called), None
+    stored = _stored(image, called) if stored is None else stored
+    pixels = _upright(_opaque(stored, background, called), orientation)
+    return Picture(pixels, _profile_name(profile), called)
 
 
 def png_bytes(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -166,6 +159,8 @@ def _decoding(name: str) -> Iterator[None]:
             yield
     except UserError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError("is above 50 megapixels", where=name) from None
     except _DECODER_ERRORS as error:
         text = str(error).lower()
         cut = isinstance(error, EOFError) or "truncated" in text or "broken png" in text
@@ -173,8 +168,17 @@ def _decoding(name: str) -> Iterator[None]:
         raise unreadable(reason, name) from None
 
 
-def _open(data: bytes, format: str) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=(format,))
+def _load(data: bytes, format: str, name: str) -> Image.Image:
+    """The one decoded picture in `data`."""
+    image: Image.Image = Image.open(io.BytesIO(data), formats=(format,))
+    check_size(*image.size, name)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise UserError(f"{frames} frames, expected one picture", where=name)
+    if format == "TIFF":
+        _check_tiff(image, name)
+    image.load()
+    return image
 
 
 def _check_tiff(image: Image.Image, name: str) -> None:

@@ -325,6 +325,17 @@ def test_sixteen_bit_grey_tiff_is_read_and_deeper_ones_refused() -> None:
         assert image.mode == "RGB"
 
 
+@pytest.mark.parametrize("side", [8_000, 10_000, 20_000])
+def test_huge_tiff_is_refused_before_it_is_decoded(side: int) -> None:
+    """Pillow warns above 89 megapixels and refuses above 179; the limit here is 50."""
+    data = saved(RGB, "TIFF")
+    for tag, was in ((256, 53), (257, 37)):
+        entry = struct.pack("<HHI", tag, 4, 1)
+        assert entry + struct.pack("<I", was) in data
+        data = data.replace(entry + struct.pack("<I", was), entry + struct.pack("<I", side))
+    assert refusal(data).endswith("is above 50 megapixels")
+
+
 def tiff16(pixels: np.ndarray) -> bytes:
     """A baseline TIFF of 16-bit RGB."""
     height, width, channels = pixels.shape
