@@ -180,13 +180,15 @@ def _load(file: BinaryIO, entry: TensorEntry, data: int, where: str) -> Tensor:
         return tensor
     bytes_: npt.NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
     target = bytes_.data
-    file.seek(data + entry.begin)
     filled = 0
-    while filled < len(target):
-        got = file.readinto(target[filled:])  # type: ignore[attr-defined]
-        if not got:
-            raise UserError(f"ends inside {shown(entry.name)}", where=where)
-        filled += got
+    try:
+        while filled < len(target):
+            got = os.preadv(file.fileno(), [target[filled:]], data + entry.begin + filled)
+            if not got:
+                raise UserError(f"ends inside {shown(entry.name)}", where=where)
+            filled += got
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=where) from None
     return tensor
 
 

@@ -137,6 +137,18 @@ def test_loaded_tensors_are_independent_of_the_file(tmp_path: Path) -> None:
     assert found.add_(1).tolist() == [2.0] * 4
 
 
+def test_read_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(written({"a": torch.ones(4)}))
+
+    def broken(*args: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.preadv", broken)
+    with pytest.raises(UserError, match=r"x\.safetensors: cannot be read \(Input/output error\)"):
+        load_tensors(path)
+
+
 MANY = "{" + ",".join(f'"{i}":{entry(0, 0)}' for i in range(200_000)) + "}"
 CORPUS: dict[str, tuple[str | bytes, bytes, str]] = {
     "st_overlap": (
