@@ -83,7 +83,8 @@ class EMA(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Bring the twins to the network's device and pair their tensors with its own."""
         for name, twin in self.twins.items():
-            twin.to(pl_module.device)
+            double = any(p.dtype == torch.float64 for p in pl_module.net.parameters())
+            twin.to(pl_module.device, torch.float64 if double else torch.float32)
             self._pairs[name] = _float_pairs(twin, pl_module.net)
 
     def on_validation_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]

@@ -106,12 +106,12 @@ class RestoreCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Trainer (without what we set), module and data."""
+        # No sub-configs: a file named inside a config would miss the checks of io.yaml.
         parser.add_class_arguments(
-            Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True,
-            skip=set(_SKIPPED),
-        )  # fmt: skip
-        parser.add_lightning_class_args(self._model_class, "model")
-        parser.add_lightning_class_args(ShardDataModule, "data")
+            Trainer, "trainer", fail_untyped=False, instantiate=False, skip=set(_SKIPPED)
+        )
+        parser.add_class_arguments(self._model_class, "model")
+        parser.add_class_arguments(ShardDataModule, "data")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The callbacks' options, and the values that parts share."""

@@ -185,9 +185,11 @@ class ShardDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """uint8 → float in [0, 1], and the degradation, on the device."""
-        batch["image"] = batch["image"].float().div_(255)
+        double = self.trainer is not None and str(self.trainer.precision).startswith("64")
+        dtype = torch.float64 if double else torch.float32
+        batch["image"] = batch["image"].to(dtype).div_(255)
         if "degraded" in batch:
-            batch["degraded"] = batch["degraded"].float().div_(255)
+            batch["degraded"] = batch["degraded"].to(dtype).div_(255)
         elif self.degradation is not None:
             batch["degraded"] = self._degrade(batch, self.degradation)
         return batch

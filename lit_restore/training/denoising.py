@@ -19,7 +19,7 @@ from lit_restore.seeding import torch_generator
 from lit_restore.training.base import TrainingModule
 from lit_restore.training.options import OptimizerOptions, ScheduleOptions
 
-Loss = Literal["mse", "l1", "charbonnier"]
+Loss = Literal["mse", "l1", "charbonnier", "psnr"]
 
 
 class DenoiserPretraining(TrainingModule):
@@ -29,7 +29,8 @@ class DenoiserPretraining(TrainingModule):
         net: a denoiser, `net(noisy, sigma)`.
         sigma_min: lowest noise level, in image units ([0, 1] images).
         sigma_max: highest noise level; the paper's is 244.3/255 = 0.958 (spec dpir.md §1.4).
-        loss: mse (the paper's), l1 or charbonnier (√(d² + 1e-6)).
+        loss: mse (the paper's), l1, charbonnier (√(d² + 1e-6)), or psnr (the mean of the images'
+            log MSE, which weighs all noise levels alike).
         val_sigmas: noise levels of the validation, in image units.
         predict_sigma: noise level that the images to predict are taken to hold, in image units.
         optimizer: the optimiser.
@@ -73,7 +74,7 @@ class DenoiserPretraining(TrainingModule):
         """The chosen pixel loss, and the PSNR of the estimates."""
         clean = batch["image"]
         noisy, sigma = self.corrupt(clean, batch["position"].tolist())
-        error = self.net(noisy, sigma).float() - clean
+        error = self.net(noisy, sigma).to(clean.dtype) - clean
         mse = error.square().mean(dim=(1, 2, 3)).detach()
         return {"loss": pixel_loss(error, self.loss), "psnr": (-10 * torch.log10(mse)).mean()}
 
@@ -119,7 +120,13 @@ class DenoiserPretraining(TrainingModule):
 
 
 def pixel_loss(error: Tensor, kind: Loss) -> Tensor:
-    """Mean over all pixels of the chosen penalty of `error`."""
+    """Mean of the chosen penalty of `error` (B, C, H, W) over all pixels.
+
+    psnr: the mean over the images of ln MSE, the negative mean PSNR up to a factor and constant
+    (as in HINet, arXiv 2105.06086, and NAFNet).
+    """
+    if kind == "psnr":
+        return (error.square().mean(dim=(1, 2, 3)) + 1e-8).log().mean()
     if kind == "mse":
         return error.square().mean()
     if kind == "l1":
@@ -130,4 +137,4 @@ def pixel_loss(error: Tensor, kind: Loss) -> Tensor:
 def gaussian_noise(image: Tensor, seed: int, position: int | str) -> Tensor:
     """Standard normal noise like `image` (C, H, W), of the sample's own stream "noise"."""
     generator = torch_generator(seed, position, "noise", image.device)
-    return torch.randn(image.shape, generator=generator, device=image.device)
+    return torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
