@@ -176,6 +176,16 @@ def test_the_first_save_of_a_run_is_durable_with_the_folders_above_it(tmp_path):
     assert result.garbage == result.promise_broken == 0
 
 
+def test_a_file_written_at_once_is_old_or_new_on_every_disk_and_new_once_acknowledged(tmp_path):
+    (tmp_path / "STATUS.json").write_bytes(b"old")
+    recorder = Recorder(tmp_path)
+    with fs.using(recorder):
+        fs.write_atomic(tmp_path / "STATUS.json", "new!")
+        recorder.promise("new")
+    found = {(dict(tree)["STATUS.json"], bool(promised)) for tree, promised in recorder.disks}
+    assert found == {(b"old", False), (b"new!", False), (b"new!", True)}
+
+
 # Replacing an intact folder by another of the same name -----------------------------------------
 
 
