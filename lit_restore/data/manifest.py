@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ PLAN = "plan.json"
 
 _FORMAT = 1
 _LIMIT = 64 << 20
+_BLOCK = 4 << 20
 _NAME = re.compile(r"[^/\\\0.][^/\\\0]*\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -77,6 +79,16 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
     if check_files:
         _check_files(folder, manifest)
     return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a whole file, 64 hexadecimal digits; `UserError` where it cannot be read."""
+    state = hashlib.sha256()
+    with fs.open_read(path) as file:
+        size = fs.size(path)
+        for offset in range(0, size, _BLOCK):
+            state.update(fs.pread(file, min(_BLOCK, size - offset), offset))
+    return state.hexdigest()
 
 
 def refuse_unfinished(folder: Path) -> None:

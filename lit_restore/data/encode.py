@@ -1,0 +1,131 @@
+"""One sample on its way into a shard: checked, cut into tiles, encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from lit_restore.data.dead_leaves import procedural_image
+from lit_restore.data.decode import decode_image
+from lit_restore.data.sources import Drawn, Item, Stored
+from lit_restore.errors import UserError
+from lit_restore.io import archive, images
+from lit_restore.io.wording import human_size
+
+Pixels = npt.NDArray[np.uint8]
+Encode = Literal["keep", "jpeg95", "webp", "png"]
+ENCODES: tuple[Encode, ...] = get_args(Encode)
+_EXTENSION = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How pictures are stored."""
+
+    encode: Encode = "keep"
+    """keep: the files' own bytes (tiles: lossless WebP; procedural: jpeg95). jpeg95: JPEG of
+    quality 95, colour not subsampled. webp, png: lossless."""
+    tile: int | None = None
+    """Cut into squares of this side, whole ones only; none: whole pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A sample as it stands in a shard."""
+
+    key: str
+    fields: dict[str, bytes]
+    """Extension → data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A sample that cannot be packed."""
+
+    where: str
+    reason: str
+
+
+def pack_item(item: Item, encoding: Encoding) -> list[Packed] | Bad:
+    """Read, check and encode one sample; several where it is cut into tiles.
+
+    Every picture is decoded as training will decode it, so that no damaged one gets in.
+    """
+    try:
+        label = {} if item.label is None else {"cls": str(item.label).encode()}
+        parts = [Packed(key, fields | label) for key, fields in _parts(item, encoding)]
+    except UserError as error:
+        return Bad(error.where or item.image.where, error.message)
+    return parts or Bad(item.image.where, f"smaller than a tile of {encoding.tile} pixels")
+
+
+def _parts(item: Item, encoding: Encoding) -> Iterator[tuple[str, dict[str, bytes]]]:
+    image, kept = _read(item.image)
+    if item.degraded is None:
+        for suffix, (tile,) in _tiles([image], [1], encoding.tile):
+            extension, data = _encoded(tile, kept, encoding)
+            yield item.key + suffix, {extension: data}
+        return
+    degraded, kept_degraded = _read(item.degraded)
+    scale = _scale(image, degraded, item.degraded.where)
+    for suffix, (clean, low) in _tiles([image, degraded], [1, scale], encoding.tile):
+        extension, data = _encoded(clean, kept, encoding)
+        other, other_data = _encoded(low, kept_degraded, encoding)
+        yield item.key + suffix, {f"image.{extension}": data, f"degraded.{other}": other_data}
+
+
+def _read(picture: Stored | Drawn) -> tuple[Pixels, bytes | None]:
+    """Pixels, and the file's own bytes where there are any."""
+    if isinstance(picture, Drawn):
+        size = (picture.size, picture.size)
+        return procedural_image(picture.seed, picture.index, size=size), None
+    if picture.size > archive.MEMBER_LIMIT:
+        limit = human_size(archive.MEMBER_LIMIT)
+        raise UserError(f"{human_size(picture.size)} is above {limit}", where=picture.where)
+    data = picture.read()
+    return decode_image(data, name=picture.where), data
+
+
+def _encoded(pixels: Pixels, kept: bytes | None, encoding: Encoding) -> tuple[str, bytes]:
+    """(extension, data); `kept` are the bytes of the whole picture."""
+    if encoding.encode == "keep" and encoding.tile is None and kept is not None:
+        return _EXTENSION[images.sniff(kept, name="").format], kept
+    if encoding.encode == "png":
+        return "png", images.png_bytes(pixels)
+    if encoding.encode == "webp" or (encoding.encode == "keep" and kept is not None):
+        return "webp", images.webp_bytes(pixels)
+    return "jpg", images.jpeg_bytes(pixels, 95)
+
+
+def _scale(clean: Pixels, degraded: Pixels, where: str) -> int:
+    """How many pixels of the clean picture one of the degraded picture stands for."""
+    scale = int(clean.shape[0] // degraded.shape[0])
+    if scale < 1 or degraded.shape[:2] != (clean.shape[0] // scale, clean.shape[1] // scale):
+        sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (degraded, clean)]
+        raise UserError(f"is {sizes[0]}, its clean picture {sizes[1]}: no whole scale", where=where)
+    return scale
+
+
+def _tiles(
+    pictures: Sequence[Pixels], scales: Sequence[int], tile: int | None
+) -> Iterator[tuple[str, list[Pixels]]]:
+    """Suffix of the key and the same square of each picture; the pictures whole without `tile`."""
+    if tile is None:
+        yield "", list(pictures)
+        return
+    if tile % max(scales):
+        raise UserError(f"tile {tile} is no multiple of the scale {max(scales)}", where="tile")
+    height, width = pictures[0].shape[:2]
+    for row in range(height // tile):
+        for column in range(width // tile):
+            cut = []
+            for pixels, scale in zip(pictures, scales, strict=True):
+                side = tile // scale
+                rows = slice(row * side, (row + 1) * side)
+                columns = slice(column * side, (column + 1) * side)
+                cut.append(np.ascontiguousarray(pixels[rows, columns]))
+            yield f"-r{row}c{column}", cut
