@@ -21,6 +21,7 @@ GRACE = 30.0
 it until the step is done."""
 _INTERRUPTED = 130
 _TERMINATED = 128 + signal.SIGTERM
+_FORGET = b"\0"  # no signal has this number
 
 
 class _Requests:
@@ -63,6 +64,8 @@ def reset() -> None:
     """Forget what came (a new run in the same process)."""
     global _requests
     _requests = _Requests()
+    if _wakeup is not None:
+        os.write(_wakeup[1], _FORGET)  # in the pipe, so behind the signals it shall forget
 
 
 def worker_signals() -> None:
@@ -127,10 +130,10 @@ def _watch_interrupts() -> None:
 
 
 def _count_interrupts(read: int) -> None:
-    requests, count = _requests, 0
+    count = 0
     while received := os.read(read, 1):
-        if requests is not _requests:  # reset
-            requests, count = _requests, 0
+        if received == _FORGET:
+            count = 0
         count += received[0] == signal.SIGINT
         if count > 1:
             os._exit(_INTERRUPTED)

@@ -198,10 +198,12 @@ signals.install()
 signals.GRACE = {grace}
 worker = os.fork()
 if worker == 0:
+    for number in signals.STOPPING:  # what a library may have done
+        signal.signal(number, signal.SIG_DFL)
     signals.worker_signals()
     say("worker", os.getpid())
     time.sleep(60)
-    os._exit(0)
+    os._exit(3)
 wait_for(signals.requested)
 say("flag")
 {then}
