@@ -60,7 +60,9 @@ class StepCallback(Callback):
         batch_idx: int,
     ) -> None:
         """Call `on_micro_batch`, and `on_step` where a step ended."""
-        self.on_micro_batch(trainer, pl_module, cast(dict[str, Any], outputs), batch)
+        values = dict(cast(dict[str, Any], outputs))
+        values["loss"] = values["loss"] * trainer.accumulate_grad_batches  # undo Lightning's share
+        self.on_micro_batch(trainer, pl_module, values, batch)
         if pl_module.step_ended(batch_idx):
             self.on_step(trainer, pl_module, pl_module.samples_seen)
 

@@ -86,7 +86,7 @@ def _choices() -> list[tuple[str, str]]:
     key = bool(os.environ.get("WANDB_API_KEY")) or os.path.exists(os.path.expanduser("~/.netrc"))
     return [
         ("image decoder", decoder_name().split("+")[0]),
-        ("trainer.precision", "bf16-mixed is the one to choose" if cuda else "32 is the one to choose"),
+        ("trainer.precision", "choose " + ("bf16-mixed" if cuda else "32")),
         ("threads of torch", str(torch.get_num_threads())),
         ("W&B", "online if it finds your account" if key else "offline (no account found)"),
     ]  # fmt: skip

@@ -48,6 +48,12 @@ class Sample:
     bad: tuple[tuple[str, str], ...] = ()
     """What was replaced by this sample: (name, reason)."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays = (self.image, self.degraded, self.array)
+        return sum(array.nbytes for array in arrays if array is not None)
+
 
 @dataclass
 class Refusal:

@@ -19,7 +19,7 @@ from lit_restore.data.locate import open_source
 from lit_restore.data.order import ORDER_VERSION, Order
 from lit_restore.data.plan import BatchPlan, PositionBatches, plan_batches
 from lit_restore.data.procedural import ensure_procedural
-from lit_restore.data.reader import Source
+from lit_restore.data.reader import CachedSource, Source
 from lit_restore.data.report import BadSamples
 from lit_restore.data.samples import Augmentation, OrderedSamples, TrainingSamples
 from lit_restore.errors import UserError
@@ -65,6 +65,7 @@ class ShardDataModule(LightningDataModule):
         val_crop: side of the centre crop for validation; none for whole images.
         workers: processes that read and decode; 0 reads in the training process.
         prefetch: batches each worker keeps ready.
+        cache: decoded images that each process keeps in memory, megabytes; for small data sets.
         shuffle_window: shards shuffled together; the working set of the training data.
         max_bad: unreadable samples replaced before the run ends; none for the larger of 10 and
             0.1 % of the data set.
@@ -92,6 +93,7 @@ class ShardDataModule(LightningDataModule):
         val_crop: int | None = None,
         workers: int = 2,
         prefetch: int = 4,
+        cache: int = 0,
         shuffle_window: int = 16,
         max_bad: int | None = None,
         procedural: ProceduralOptions = ProceduralOptions(),  # noqa: B008
@@ -105,6 +107,7 @@ class ShardDataModule(LightningDataModule):
         self.degradation = degradation
         self.val_batch, self.val_crop = val_batch, val_crop
         self.workers, self.prefetch = workers, prefetch
+        self.cache = cache
         self.shuffle_window = shuffle_window
         self.max_bad = max_bad
         self.procedural = procedural
@@ -242,7 +245,9 @@ class ShardDataModule(LightningDataModule):
 
     def _open(self, data: str, split: str) -> Source:
         path = str(self.procedural.path) if data == PROCEDURAL else data
-        return open_source(path, key=f"data.{split}")
+        source = open_source(path, key=f"data.{split}")
+        cached = self.cache and split == "train"
+        return CachedSource(source, megabytes=self.cache) if cached else source
 
     def _check_crop(self) -> None:
         """Try the first sample of each shard, so that an impossible crop is told at once."""

@@ -130,6 +130,51 @@ class ShardSource(Source):
         ]
 
 
+class CachedSource(Source):
+    """Another source's samples, the ones read last kept decoded in memory.
+
+    Decoding a whole photograph for one small crop costs as much as a small network's step.
+
+    Args:
+        source: what is read.
+        megabytes: bound on the decoded images kept by each process, in 10^6 bytes.
+    """
+
+    def __init__(self, source: Source, *, megabytes: int) -> None:
+        self.source = source
+        self.counts = source.counts
+        self.limit = megabytes * 10**6
+        self._held: OrderedDict[int, Sample] = OrderedDict()
+        self._bytes = 0
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_held": OrderedDict(), "_bytes": 0}
+
+    def key(self, index: int) -> str:
+        """The source's own key."""
+        return self.source.key(index)
+
+    def where(self, index: int) -> str:
+        """The source's own name for the sample."""
+        return self.source.where(index)
+
+    def read(self, index: int) -> Sample:
+        """The sample, shared: its arrays are not to be written to."""
+        if index in self._held:
+            self._held.move_to_end(index)
+            return self._held[index]
+        sample = self.source.read(index)
+        self._held[index] = sample
+        self._bytes += sample.nbytes
+        while self._bytes > self.limit and self._held:
+            self._bytes -= self._held.popitem(last=False)[1].nbytes
+        return sample
+
+    def fingerprint(self) -> list[list[str | int]]:
+        """The source's own: a cache changes nothing."""
+        return self.source.fingerprint()
+
+
 class PhotographSource(Source):
     """The three photographs that come with scikit-image: astronaut, coffee, chelsea."""
 

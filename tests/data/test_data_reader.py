@@ -16,7 +16,7 @@ from PIL import Image
 
 from lit_restore.data.index import read_index
 from lit_restore.data.locate import open_source
-from lit_restore.data.reader import ShardSource, open_shards
+from lit_restore.data.reader import CachedSource, ShardSource, open_shards
 from lit_restore.errors import UserError
 
 Make = Callable[..., Path]
@@ -84,6 +84,20 @@ def test_a_source_survives_pickling_without_its_open_files(make_shards: Make) ->
     assert isinstance(source, ShardSource)
     again = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(again.read(1).image, before)
+
+
+def test_a_cache_changes_nothing_but_what_is_read_again(make_shards: Make) -> None:
+    source = open_source(str(make_shards([4])), key="data.train")
+    size = source.read(0).nbytes
+    reads: list[int] = []
+    plain = source.read
+    source.read = lambda index: (reads.append(index), plain(index))[1]  # type: ignore[method-assign]
+    cached = CachedSource(source, megabytes=1)
+    cached.limit = 2 * size
+    for index in (0, 1, 0, 2, 0, 1):
+        np.testing.assert_array_equal(cached.read(index).image, plain(index).image)
+    assert reads == [0, 1, 2, 1], "the two read last are kept"
+    assert cached.fingerprint() == source.fingerprint()
 
 
 @pytest.mark.parametrize(
