@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_restore.errors import UserError
 from lit_restore.io import images
+from lit_restore.ops.resize import imresize
 
 
 class Degradation(ABC):
@@ -102,8 +103,37 @@ class JpegArtifacts(Degradation):
         return decoded.permute(2, 0, 1).to(image) / 255
 
 
+class Downscale(Degradation):
+    """Smaller by a whole scale, MATLAB's antialiased bicubic (`ops.resize`); not clipped.
+
+    Args:
+        scale: how many times smaller, 2 to 8.
+
+    Raises:
+        UserError: a scale out of range; when called, sides that the scale does not divide.
+    """
+
+    def __init__(self, scale: int = 4) -> None:
+        if not 2 <= scale <= 8:
+            raise UserError(f"{scale} is not within 2 to 8", where="data.degradation.scale")
+        super().__init__(scale=scale)
+        self.scale = scale
+
+    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """(C, H, W) → (C, H / scale, W / scale); overshoots [0, 1] at edges."""
+        height, width = image.shape[-2:]
+        if height % self.scale or width % self.scale:
+            raise UserError(
+                f"{width}x{height} does not divide by the scale {self.scale}; "
+                "choose a crop that does",
+                where="data.crop",
+            )
+        return imresize(image, 1 / self.scale)
+
+
 DEGRADATIONS: dict[str, type[Degradation]] = {
     "GaussianNoise": GaussianNoise,
     "JpegArtifacts": JpegArtifacts,
+    "Downscale": Downscale,
 }
 """Short name → class."""

@@ -290,18 +290,18 @@ def _finished(folder: Path, plan: _Plan) -> Manifest | None:
             "holds shards of other input or options; give another folder, or remove this one",
             where=folder,
         )
-    if fs.exists(folder / PLAN):
-        if fs.read_text(folder / PLAN, limit=_PLAN_LIMIT) != plan.text():
-            raise UserError(
-                "holds unfinished shards of other input or options; give another folder, "
-                "or remove this one",
-                where=folder,
-            )
+    shards = [path.name for path in fs.list_dir(folder) if path.suffix == ".tar"]
+    if not shards:
         return None
-    foreign = [path.name for path in fs.list_dir(folder) if path.suffix == ".tar"]
-    if foreign:
+    if not fs.exists(folder / PLAN):
         raise UserError(
-            f"holds {foreign[0]}, not made by shards make; give another folder", where=folder
+            f"holds {shards[0]}, not made by shards make; give another folder", where=folder
+        )
+    if fs.read_text(folder / PLAN, limit=_PLAN_LIMIT) != plan.text():
+        raise UserError(
+            "holds unfinished shards of other input or options; give another folder, "
+            "or remove this one",
+            where=folder,
         )
     return None
 
