@@ -1,0 +1,149 @@
+"""`lit-restore denoise IMAGE… --ckpt F --sigma 25`: your own photos."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lit_restore.errors import ExitCode, SaveError, UserError
+from lit_restore.io import fs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lit_restore.evaluation.methods import Restore
+
+_EXPLANATION = """\
+Writes IMAGE's stem with .denoised.png beside it, 8 bits, upright. The noise level is given in
+levels of an 8-bit picture (0 to 255 is black to white): 5 is a little noise, 25 is a lot, 50 hides
+detail; `auto` estimates it from the picture's finest wavelets. Too low leaves noise, too high
+smooths. Exit code 3: some pictures failed, the others are written."""
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = _EXPLANATION
+    add = parser.add_argument
+    add("images", nargs="+", type=Path, metavar="IMAGE")
+    add("--ckpt", required=True, metavar="F", help="an exported file, checkpoint or run folder")
+    add("--sigma", default="auto", metavar="25", help="noise in 8-bit levels, or auto (default)")
+    add("--out", type=Path, metavar="DIR", help="a folder for the results")
+    add("--force", action="store_true", help="overwrite results that exist")
+    add("--profile", metavar="NAME", help="which average of the weights; raw for none")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--background", metavar="COLOUR", help="to lay transparent pictures on")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Denoise every picture; exit code 3 if some failed."""
+    level = _level(args.sigma)
+    targets = _targets(args.images, args.out, force=args.force)
+    job = _job(args)
+    failed = 0
+    for source, target in targets.items():
+        try:
+            sigma = job.denoise(source, target, level)
+        except UserError as error:
+            print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
+            failed += 1
+        except OSError as error:
+            raise SaveError(f"{target}: cannot write ({error.strerror or error})") from None
+        else:
+            found = " (estimated)" if level is None else ""
+            print(f"{target}: noise of {sigma * 255:.3g} of 255{found} removed")
+    return int(ExitCode.SOME_FAILED if failed else ExitCode.OK)
+
+
+def _level(text: str) -> float | None:
+    """σ in image units; None for `auto`."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 255:
+        raise UserError(
+            "is the noise in levels of an 8-bit picture, 0 to 255 (try 25), or auto",
+            where=f"--sigma {text}",
+        )
+    return value / 255
+
+
+def _targets(sources: list[Path], out: Path | None, *, force: bool) -> dict[Path, Path]:
+    """Source → where its result goes; no two to one place."""
+    targets: dict[Path, Path] = {}
+    for source in dict.fromkeys(sources):
+        target = (source.parent if out is None else out) / f"{source.stem}.denoised.png"
+        if target in targets.values():
+            other = next(path for path, place in targets.items() if place == target)
+            raise UserError(f"{other} would be written to the same {target}", where=source)
+        if fs.exists(target) and not force:
+            raise UserError("exists; --force overwrites it", where=target)
+        targets[source] = target
+    return targets
+
+
+def _job(args: argparse.Namespace) -> _Job:
+    from lit_restore.evaluation.methods import (
+        check_denoiser,
+        denoise_with,
+        image_channels,
+        pick_device,
+    )
+    from lit_restore.weights.loading import load_network
+
+    device = pick_device(args.device)
+    loaded = load_network(Path(args.ckpt), profile=args.profile)
+    check_denoiser(loaded, Path(args.ckpt))
+    return _Job(
+        restore=denoise_with(loaded.net.to(device), device),
+        channels=image_channels(loaded),
+        background=args.background,
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    restore: Restore
+    channels: int
+    """Of the network's images."""
+    background: str | None
+
+    def denoise(self, source: Path, target: Path, level: float | None) -> float:
+        """Write one picture's estimate; the σ that was used, in image units."""
+        from lit_restore.evaluation.estimate import estimate_sigma
+        from lit_restore.evaluation.quantise import from_pixels, to_uint8
+        from lit_restore.evaluation.tiles import restore_tiled
+        from lit_restore.io import images
+
+        picture = images.read_picture(source, background=self.background)
+        if picture.profile is not None:
+            message = f"colour profile {picture.profile} is not kept; colours may look different"
+            print(f"note: {source}: {message}", file=sys.stderr)
+        noisy = from_pixels(picture.pixels)
+        sigma = estimate_sigma(noisy) if level is None else level
+        fitting = _with_channels(noisy, self.channels, source)
+        try:
+            estimate = restore_tiled(self.restore, fitting, sigma)
+        except (RuntimeError, MemoryError) as error:
+            raise UserError(str(error), where=source) from None
+        if not estimate.isfinite().all():
+            raise UserError("the network's output is not finite", where=source)
+        if noisy.shape[1] < estimate.shape[1]:
+            estimate = estimate.mean(1, keepdim=True)
+        fs.make_dir(target.parent)
+        images.write_png(target, to_uint8(estimate)[0])
+        return sigma
+
+
+def _with_channels(noisy: Tensor, channels: int, source: Path) -> Tensor:
+    """A grey picture as three equal channels for a network of colours."""
+    if noisy.shape[1] == channels:
+        return noisy
+    if noisy.shape[1] == 1:
+        return noisy.expand(-1, channels, -1, -1)
+    raise UserError("is a colour picture; this network takes grey ones", where=source)
