@@ -128,6 +128,8 @@ def make_twin(net: nn.Module) -> nn.Module:
 
 def _float_pairs(twin: nn.Module, net: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     pairs = list(zip(twin.parameters(), net.parameters(), strict=True))
+    for average, weight in pairs:  # the same strides, or foreach falls back to one by one
+        average.data = torch.empty_like(weight, dtype=average.dtype).copy_(average)
     return [average.data for average, _ in pairs], [weight.data for _, weight in pairs]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_restore.data.batch import Batch
 from lit_restore.io import failpoints
 from lit_restore.networks.base import Network
-from lit_restore.parallel.apply import compile_blocks
+from lit_restore.parallel.apply import compile_blocks, use_channels_last
 from lit_restore.training.options import OptimizerOptions, ScheduleOptions
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class TrainingModule(LightningModule):
 
     def configure_model(self) -> None:
         """Apply to the network what is applied from outside, once."""
+        use_channels_last(self.net)
         if self.compile_blocks:
             compile_blocks(self.net)
             self.compile_blocks = False

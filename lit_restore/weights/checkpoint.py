@@ -135,6 +135,13 @@ def optimizer_tensors(
     }
 
 
+def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """State of a parameter's shape gets its device and strides; counters stay as they are."""
+    if tensor.shape != parameter.shape or tensor.ndim == 0:
+        return tensor.clone()
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+
+
 @torch.no_grad()
 def load_optimizer(
     optimizer: torch.optim.Optimizer,
@@ -157,6 +164,6 @@ def load_optimizer(
         raise UserError(f"holds the state of {unknown[0]}, which is not trained here", where=where)
     for parameter, name in names.items():
         optimizer.state[parameter] = {
-            key: tensor.clone() if tensor.ndim == 0 else tensor.to(parameter)
+            key: _like(tensor, parameter)
             for key, tensor in state.get(name, {}).items()
         }
