@@ -50,11 +50,15 @@ class Bad:
     reason: str
 
 
-def pack_item(item: Item, encoding: Encoding) -> list[Packed] | Bad:
-    """Read, check and encode one sample; several where it is cut into tiles.
+def pack_items(items: Sequence[Item], encoding: Encoding) -> list[list[Packed] | Bad]:
+    """Read, check and encode samples; each becomes several where it is cut into tiles.
 
     Every picture is decoded as training will decode it, so that no damaged one gets in.
     """
+    return [_pack(item, encoding) for item in items]
+
+
+def _pack(item: Item, encoding: Encoding) -> list[Packed] | Bad:
     try:
         label = {} if item.label is None else {"cls": str(item.label).encode()}
         parts = [Packed(key, fields | label) for key, fields in _parts(item, encoding)]

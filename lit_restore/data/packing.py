@@ -21,7 +21,7 @@ from pathlib import Path
 from webdataset import TarWriter
 
 from lit_restore import __version__
-from lit_restore.data.encode import Bad, Encoding, Packed, pack_item
+from lit_restore.data.encode import Bad, Encoding, Packed, pack_items
 from lit_restore.data.manifest import (
     MANIFEST,
     PLAN,
@@ -98,21 +98,25 @@ def write_shards(
     _check_options(per_shard, encoding, max_bad, workers)
     plan = _make_plan(collection, per_shard, encoding, name)
     done = _finished(out_dir, plan)
-    if done is not None:
-        return done
-    with _locked(out_dir, wait=wait):
-        done = _finished(out_dir, plan)  # by the process waited for
-        if done is None:
-            packing = _Packing(collection, out_dir, per_shard, encoding, max_bad, name, workers)
-            try:
-                done = packing.run(plan, progress=progress)
-            except OSError as error:
-                mend = "make room and run the same command again"
-                raise SaveError(f"{out_dir}: {error.strerror or error}; {mend}") from error
-        # The manifest stands, so that whoever still holds the old lock file finds nothing to do.
-        fs.remove_file(out_dir / PLAN)
-        fs.remove_file(out_dir / LOCK)
+    if done is None:
+        with _locked(out_dir, wait=wait):
+            done = _finished(out_dir, plan)  # by the process waited for
+            if done is None:
+                packing = _Packing(collection, out_dir, per_shard, encoding, max_bad, name, workers)
+                done = _saved(packing, plan, progress=progress)
+    # The manifest stands, so that whoever still holds the old lock file finds nothing to do.
+    for rest in (PLAN, LOCK):
+        if fs.exists(out_dir / rest):
+            fs.remove_file(out_dir / rest)
     return done
+
+
+def _saved(packing: _Packing, plan: _Plan, *, progress: bool) -> Manifest:
+    try:
+        return packing.run(plan, progress=progress)
+    except OSError as error:
+        mend = "make room and run the same command again"
+        raise SaveError(f"{packing.folder}: {error.strerror or error}; {mend}") from error
 
 
 class _Packing:
@@ -184,7 +188,7 @@ class _Packing:
     def _results(self, numbers: Sequence[int]) -> Iterator[list[Packed] | Bad]:
         """What becomes of the items of these shards, in order."""
         items = (item for number in numbers for item in self.parts[number])
-        pack = partial(_pack_chunk, encoding=self.encoding)
+        pack = partial(pack_items, encoding=self.encoding)
         chunk = 1 if self.encoding.tile else _CHUNK
         for results in ordered_map(pack, _chunks(items, chunk), workers=self.workers):
             yield from results
@@ -256,10 +260,6 @@ class _Draft:
         self.dropped = True
         self.file.drop()
         fs.remove_file(self.draft)
-
-
-def _pack_chunk(items: Sequence[Item], *, encoding: Encoding) -> list[list[Packed] | Bad]:
-    return [pack_item(item, encoding) for item in items]
 
 
 def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
