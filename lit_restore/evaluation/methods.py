@@ -54,9 +54,13 @@ def network_method(text: str, *, profile: str | None, device: torch.device) -> M
         device: where it runs.
 
     Raises:
-        UserError: no such checkpoint, not a denoiser, or an impossible name.
+        UserError: no such checkpoint, not a denoiser, or an impossible or taken name.
     """
     name, path = split_name(text, option="--ckpt")
+    if _TAKEN.fullmatch(name):
+        raise UserError(
+            f"the name {name} is taken; give another: NAME={path}", where=f"--ckpt {text}"
+        )
     loaded = load_network(path, profile=profile)
     check_denoiser(loaded, path)
     net = loaded.net.to(device)
@@ -99,7 +103,7 @@ def split_name(text: str, *, option: str) -> tuple[str, Path]:
     """``NAME=PATH`` or ``PATH``, whose last part is the name then.
 
     Raises:
-        UserError: the name is one of the baselines', or cannot be a folder's name.
+        UserError: the name cannot be a folder's.
     """
     head, equals, tail = text.partition("=")
     named = bool(equals) and "/" not in head
@@ -109,10 +113,6 @@ def split_name(text: str, *, option: str) -> tuple[str, Path]:
     if _NAME.fullmatch(name) is None:
         raise UserError(
             f"{shown(name)} is no name; use letters, digits and ._+-", where=f"{option} {text}"
-        )
-    if _TAKEN.fullmatch(name):
-        raise UserError(
-            f"the name {name} is taken; give another: NAME={path}", where=f"{option} {text}"
         )
     return name, path
 

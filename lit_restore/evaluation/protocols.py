@@ -117,7 +117,7 @@ def _denoise(name: str, *sigmas: float) -> Protocol:
         name=name,
         version=1,
         task="denoise",
-        sigmas=sigmas,
+        sigmas=tuple(map(float, sigmas)),
         columns=_columns(0),
         baselines=("noisy",),
         data=None,

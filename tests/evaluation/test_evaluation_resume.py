@@ -280,9 +280,13 @@ def test_a_part_holds_at_most_64_rows_or_30_seconds(
 
 
 def test_rows_survive_an_error_of_the_caller(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), RowWriter(tmp_path) as writer:
-        writer.add(row("a"))
-        raise RuntimeError
+    def caller() -> None:
+        with RowWriter(tmp_path) as writer:
+            writer.add(row("a"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        caller()
     assert read_rows(tmp_path) == [row("a")]
 
 
