@@ -1,6 +1,7 @@
 """A compact denoising U-Net that trains on a CPU.
 
-Pixel-unshuffle moves all work to half resolution; residual blocks start as the identity (their
+Pixel-unshuffle moves all work to half resolution, where most of the blocks stay: in short trainings
+depth there is worth more than width or a third scale. Residual blocks start as the identity (their
 last convolution is zero), so that there is no need of normalisation; scales add up instead of
 being concatenated. The input and output are preconditioned as in EDM (Karras et al. 2022,
 arXiv 2206.00364, table 1), which keeps every noise level at unit variance.
@@ -56,8 +57,8 @@ class UNet(Network):
     def __init__(
         self,
         channels: int = 3,
-        widths: Sequence[int] = (48, 96),
-        depths: Sequence[int] = (2, 3),
+        widths: Sequence[int] = (32, 64),
+        depths: Sequence[int] = (4, 2),
         unshuffle: int = 2,
     ) -> None:
         super().__init__()
