@@ -9,6 +9,7 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from lit_restore.callbacks.preemption import StopRequest
+from lit_restore.errors import UserError
 from lit_restore.training.base import TrainingModule
 
 
@@ -19,13 +20,31 @@ class Horizon(Callback):
         self.stop = stop
 
     def setup(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:  # type: ignore[override]
-        """Set the accumulation for this number of ranks."""
+        """Set the accumulation for this number of ranks; refuse a crop the network cannot take."""
         if stage == "fit":
+            check_crop(pl_module)
             trainer.accumulate_grad_batches = pl_module.data.plan().accumulation
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Take the signals back from Lightning, whose own handlers are in place by now."""
         self.stop.start(trainer)
+
+
+def check_crop(module: TrainingModule) -> None:
+    """Refuse a training crop that is no multiple of what the network needs.
+
+    Raises:
+        UserError: names data.crop and the nearest valid values.
+    """
+    crop, multiple = module.data.augmentation.crop, module.net.multiple
+    if crop is not None and crop % multiple:
+        below = crop // multiple * multiple
+        valid = " or ".join(str(size) for size in (below, below + multiple) if size)
+        raise UserError(
+            f"{crop} is not a multiple of {multiple}, which {type(module.net).__name__} needs; "
+            f"use {valid}",
+            where="data.crop",
+        )
 
 
 def set_position(trainer: Trainer, module: TrainingModule, samples_seen: int) -> None:

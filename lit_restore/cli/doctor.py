@@ -6,9 +6,9 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import shutil
 
 from lit_restore.errors import ExitCode
+from lit_restore.io import fs
 
 _SHM = "/dev/shm"  # noqa: S108  (where data workers hand batches over)
 _PACKAGES = (
@@ -43,14 +43,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _machine() -> list[tuple[str, str]]:
-    shm = shutil.disk_usage(_SHM) if os.path.isdir(_SHM) else None
-    shared = f"{shm.free / 1e9:.1f} GB free of {shm.total / 1e9:.1f}" if shm else "absent"
+    shared = f"{fs.free_bytes(_SHM) / 1e9:.1f} GB free" if fs.is_dir(_SHM) else "absent"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return [
         ("system", f"{platform.system()} {platform.machine()}"),
         ("python", platform.python_version()),
         ("processor cores", str(cores)),
-        ("free on this disk", f"{shutil.disk_usage('.').free / 1e9:.1f} GB"),
+        ("free on this disk", f"{fs.free_bytes('.') / 1e9:.1f} GB"),
         ("shared memory", shared),
     ]
 

@@ -73,6 +73,10 @@ def collate(samples: Sequence[Sample | Refusal]) -> Batch | Refusal:
         if isinstance(sample, Refusal):
             return sample
         good.append(sample)
+    sizes = {sample.image.shape[:2] for sample in good}
+    if len(sizes) > 1:
+        shown = " and ".join(f"{w}x{h}" for h, w in sorted(sizes)[:2])
+        return Refusal(f"{shown} do not fit into one batch; set a crop or a batch of 1", "data")
     batch = Batch(
         image=_stack([sample.image for sample in good]),
         key=[sample.key for sample in good],

@@ -34,7 +34,8 @@ def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     """
     failpoints.hit("data.decode")
     header = images.sniff(data, name=name)
-    if header.format == "JPEG" and header.channels == 3 and simplejpeg is not None:
+    plain = header.format == "JPEG" and header.channels == 3 and not _may_be_turned(data)
+    if plain and simplejpeg is not None:
         try:
             pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
         except ValueError as error:
@@ -44,6 +45,11 @@ def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     if picture.dtype != np.uint8:
         raise UserError("16-bit pictures are not trained on; convert to 8 bits", where=name)
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)), dtype=np.uint8)
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Whether a JPEG has an EXIF block, whose orientation only Pillow's path applies."""
+    return b"Exif\0\0" in data[: 1 << 16]
 
 
 def decode_label(data: bytes, *, name: str) -> int:

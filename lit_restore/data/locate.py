@@ -6,7 +6,7 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_restore.data.manifest import read_manifest
+from lit_restore.data.manifest import read_manifest, refuse_unfinished
 from lit_restore.data.reader import PhotographSource, Source, open_shards
 from lit_restore.errors import UserError
 from lit_restore.io import fs
@@ -45,6 +45,7 @@ def open_source(data: str, *, key: str) -> Source:
 def _open_folder(folder: Path, key: str) -> Source:
     shards = [path for path in fs.list_dir(folder) if path.suffix == ".tar"]
     digests: dict[str, str] = {}
+    refuse_unfinished(folder)
     if fs.exists(folder / "manifest.json"):
         manifest = read_manifest(folder)
         shards = [folder / shard.name for shard in manifest.shards]

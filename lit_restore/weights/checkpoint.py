@@ -164,6 +164,5 @@ def load_optimizer(
         raise UserError(f"holds the state of {unknown[0]}, which is not trained here", where=where)
     for parameter, name in names.items():
         optimizer.state[parameter] = {
-            key: _like(tensor, parameter)
-            for key, tensor in state.get(name, {}).items()
+            key: _like(tensor, parameter) for key, tensor in state.get(name, {}).items()
         }

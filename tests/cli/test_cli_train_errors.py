@@ -28,6 +28,11 @@ def empty(tmp: Path) -> str:
     return str(tmp / "empty")
 
 
+def mixed(tmp: Path) -> str:
+    members = [(f"{k}.png", encoded(picture(k, 40, 40 + 8 * k))) for k in range(9)]
+    return str(write_tar(tmp / "mixed.tar", members))
+
+
 Case = tuple[Callable[[Path], dict[str, Any]], tuple[str, ...], int, list[str]]
 
 CASES: dict[str, Case] = {
@@ -69,6 +74,12 @@ CASES: dict[str, Case] = {
     "unknown task": (lambda tmp: {"task": "denoise"}, (), 2, ["task", "denoiser"]),
     "impossible crop": (
         lambda tmp: {"data": {"crop": 512}}, (), 2, ["train-0.tar", "smaller than the 512 crop"],
+    ),
+    "crop the network cannot take": (
+        lambda tmp: {"data": {"crop": 17}}, (), 2, ["data.crop", "multiple of 4", "16 or 20"],
+    ),
+    "whole images of different sizes": (
+        lambda tmp: {"data": {"crop": None, "train": mixed(tmp)}}, (), 2, ["one batch", "crop"],
     ),
     "batch that does not divide": (
         lambda tmp: {"data": {"global_batch": 8, "micro_batch": 3}}, (), 2,
