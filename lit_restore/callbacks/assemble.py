@@ -31,7 +31,8 @@ from lit_restore.io import folder, fs
 from lit_restore.io.lock import RunLock
 from lit_restore.training.base import TrainingModule
 from lit_restore.weights.checkpoint import STEP_FOLDER, read_checkpoint
-from lit_restore.weights.transfer import initialise, load_exactly
+from lit_restore.weights.fine_tune import initialise
+from lit_restore.weights.transfer import load_exactly
 
 _log = logging.getLogger(__name__)
 

@@ -34,7 +34,8 @@ from lit_restore.weights.checkpoint import (
     step_folder,
     write_checkpoint,
 )
-from lit_restore.weights.transfer import initialise, load_exactly
+from lit_restore.weights.fine_tune import initialise
+from lit_restore.weights.transfer import load_exactly
 
 _log = logging.getLogger(__name__)
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities.types import STEP_OUTPUT
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from lit_restore.callbacks.horizon import StepCallback
 from lit_restore.errors import UserError
 from lit_restore.training.base import TrainingModule
 
@@ -62,7 +61,7 @@ def power_exponent(sigma_rel: float) -> float:
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
-class EMA(Callback):
+class EMA(StepCallback):
     """Keep averaged float32 twins of the module's network; validation samples with the first.
 
     Args:
@@ -101,22 +100,15 @@ class EMA(Callback):
         self.on_validation_start(trainer, pl_module)
 
     @torch.no_grad()
-    def on_train_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: TrainingModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Follow the weights once per optimiser step; skipped steps do not count."""
-        if not pl_module.step_ended(batch_idx) or pl_module.step_skipped:
+    def on_step(self, trainer: Trainer, module: TrainingModule, samples_seen: int) -> None:
+        """Follow the weights; skipped steps do not count."""
+        if module.step_skipped:
             return
-        seen, size = pl_module.samples_seen, pl_module.data.global_batch
+        size = module.data.global_batch
         for name, profile in self.profiles.items():
             averages, weights = self._pairs[name]
-            torch._foreach_lerp_(averages, weights, 1 - profile.decay(seen, size))
-            copy_rest(self.twins[name], pl_module.net)
+            torch._foreach_lerp_(averages, weights, 1 - profile.decay(samples_seen, size))
+            copy_rest(self.twins[name], module.net)
 
 
 def make_twin(net: nn.Module) -> nn.Module:

@@ -1,1 +1,0 @@
-"""Schedules, interpolants, parameterisations and solvers: pure maths."""
