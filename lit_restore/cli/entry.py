@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 
 from lit_restore.errors import ExitCode, LitRestoreError
+from lit_restore.io.redact import redact
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -38,4 +39,4 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return redact(" ".join(str(error).split()))

@@ -10,6 +10,7 @@ from pathlib import Path
 from lit_restore.cli.entry import guarded
 from lit_restore.errors import ExitCode, LitRestoreError, Preempted, UserError
 from lit_restore.io import signals, status
+from lit_restore.io.redact import redact
 from lit_restore.io.yaml import read_yaml
 
 TRUST = "--trust_config"
@@ -120,5 +121,5 @@ def _tell(run_dir: Path, code: ExitCode, message: str) -> None:
         code=int(code),
         samples_seen=before.samples_seen if before else 0,
         checkpoint=before.checkpoint if before else None,
-        message=" ".join(message.split()),
+        message=redact(" ".join(message.split())),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
 from pathlib import Path
 
 from lit_restore.data.manifest import read_manifest, refuse_unfinished
@@ -14,12 +13,13 @@ from lit_restore.io import fs
 PHOTOGRAPHS = "photographs"
 
 
-def open_source(data: str, *, key: str) -> Source:
+def open_source(data: str, *, key: str, max_bad: int = 0) -> Source:
     """Open a data set.
 
     Args:
         data: a folder of shards, a shard, a glob pattern of shards, or "photographs".
         key: the option it was given for, named in error lines.
+        max_bad: unreadable shards that may be left out.
 
     Raises:
         UserError: nothing there, or shards are missing or unreadable.
@@ -30,7 +30,7 @@ def open_source(data: str, *, key: str) -> Source:
         raise UserError(f'"{data}" is not a local path; copy the shards here first', where=key)
     path = Path(data).expanduser()
     if fs.is_dir(path):
-        return _open_folder(path, key)
+        return _open_folder(path, key, max_bad)
     if fs.exists(path):
         return open_shards([path])
     matches = sorted(Path(match) for match in glob.glob(str(path)))
@@ -39,10 +39,10 @@ def open_source(data: str, *, key: str) -> Source:
             f'no such shard or folder "{data}"; make shards with: lit-restore shards make',
             where=key,
         )
-    return open_shards(matches)
+    return open_shards(matches, max_bad=max_bad)
 
 
-def _open_folder(folder: Path, key: str) -> Source:
+def _open_folder(folder: Path, key: str, max_bad: int) -> Source:
     shards = [path for path in fs.list_dir(folder) if path.suffix == ".tar"]
     digests: dict[str, str] = {}
     refuse_unfinished(folder)
@@ -55,13 +55,11 @@ def _open_folder(folder: Path, key: str) -> Source:
             f'folder "{folder}" holds no shard (*.tar); make some with: lit-restore shards make',
             where=key,
         )
-    source = open_shards(shards, digests=digests)
+    source = open_shards(shards, digests=digests, max_bad=max_bad)
     if digests:
-        _check_counts(folder, source.counts, [shard.count for shard in manifest.shards])
+        said = {shard.name: shard.count for shard in manifest.shards}
+        for shard in source.shards:
+            if len(shard.entries) != said[shard.path.name]:
+                counts = f"{len(shard.entries)} samples, manifest says {said[shard.path.name]}"
+                raise UserError(counts, where=shard.path)
     return source
-
-
-def _check_counts(folder: Path, found: Sequence[int], said: Sequence[int]) -> None:
-    for number, (here, there) in enumerate(zip(found, said, strict=True)):
-        if here != there:
-            raise UserError(f"shard {number}: {here} samples, manifest says {there}", where=folder)

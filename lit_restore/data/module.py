@@ -19,7 +19,7 @@ from lit_restore.data.locate import open_source
 from lit_restore.data.order import ORDER_VERSION, Order
 from lit_restore.data.plan import BatchPlan, PositionBatches, plan_batches
 from lit_restore.data.procedural import ensure_procedural
-from lit_restore.data.reader import CachedSource, Source
+from lit_restore.data.reader import CachedSource, ShardSource, Source
 from lit_restore.data.report import BadSamples
 from lit_restore.data.samples import Augmentation, OrderedSamples, TrainingSamples
 from lit_restore.errors import UserError
@@ -69,6 +69,7 @@ class ShardDataModule(LightningDataModule):
         shuffle_window: shards shuffled together; the working set of the training data.
         max_bad: unreadable samples replaced before the run ends; none for the larger of 10 and
             0.1 % of the data set.
+        max_bad_shards: training shards that cannot be indexed and are left out of the run.
         procedural: the images behind `train: procedural`.
         total_samples: length of the run in samples (set by the top-level option of this name).
         seed: the run's seed (set by the top-level option of this name).
@@ -96,6 +97,7 @@ class ShardDataModule(LightningDataModule):
         cache: int = 0,
         shuffle_window: int = 16,
         max_bad: int | None = None,
+        max_bad_shards: int = 0,
         procedural: ProceduralOptions = ProceduralOptions(),  # noqa: B008
         total_samples: int = 0,
         seed: int = 0,
@@ -109,7 +111,7 @@ class ShardDataModule(LightningDataModule):
         self.workers, self.prefetch = workers, prefetch
         self.cache = cache
         self.shuffle_window = shuffle_window
-        self.max_bad = max_bad
+        self.max_bad, self.max_bad_shards = max_bad, max_bad_shards
         self.procedural = procedural
         self.total_samples, self.seed = total_samples, seed
         self.start_position = 0
@@ -143,7 +145,6 @@ class ShardDataModule(LightningDataModule):
         if stage == "fit":
             self.plan()  # an impossible batch is told before anything is loaded
             self._check_crop()
-            self.bad = BadSamples(self._allowed_bad())
 
     def train_dataloader(self) -> DataLoader[Sample | Refusal]:
         """Micro-batches of this rank, from `start_position` to the end of the run."""
@@ -245,9 +246,12 @@ class ShardDataModule(LightningDataModule):
 
     def _open(self, data: str, split: str) -> Source:
         path = str(self.procedural.path) if data == PROCEDURAL else data
-        source = open_source(path, key=f"data.{split}")
-        cached = self.cache and split == "train"
-        return CachedSource(source, megabytes=self.cache) if cached else source
+        training = split == "train"
+        allowed = self.max_bad_shards if training else 0
+        source = open_source(path, key=f"data.{split}", max_bad=allowed)
+        if isinstance(source, ShardSource) and training:
+            self.bad = BadSamples(self._allowed_bad(source), source.bad_shards)
+        return CachedSource(source, megabytes=self.cache) if self.cache and training else source
 
     def _check_crop(self) -> None:
         """Try the first sample of each shard, so that an impossible crop is told at once."""
@@ -261,10 +265,8 @@ class ShardDataModule(LightningDataModule):
                 raise UserError(sample.message, where=sample.where)
             first += count
 
-    def _allowed_bad(self) -> int:
-        if self.max_bad is not None:
-            return self.max_bad
-        return max(10, len(self.sources["train"]) // 1000)
+    def _allowed_bad(self, source: Source) -> int:
+        return max(10, len(source) // 1000) if self.max_bad is None else self.max_bad
 
     def _whole(self, split: str, crop: int | None) -> DataLoader[Sample | Refusal]:
         source = self.sources[split]

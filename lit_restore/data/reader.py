@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -19,6 +20,8 @@ from lit_restore.data.decode import decode_array, decode_image, decode_label
 from lit_restore.data.index import Entry, ShardIndex, Span, read_index
 from lit_restore.errors import UserError
 from lit_restore.io import failpoints, fs
+
+_log = logging.getLogger(__name__)
 
 _OPEN_SHARDS = 64
 
@@ -67,6 +70,8 @@ class ShardSource(Source):
         self.shards = list(shards)
         self.counts = [len(shard.entries) for shard in self.shards]
         self.digests = digests or {}
+        self.bad_shards: dict[str, str] = {}
+        """Shard → why it was left out."""
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
         self._pid = os.getpid()
@@ -209,13 +214,29 @@ class PhotographSource(Source):
         return [["photographs", sum(p.size for p in self._pixels), state.hexdigest(), 3]]
 
 
-def open_shards(paths: Sequence[Path], *, digests: dict[str, str] | None = None) -> ShardSource:
+def open_shards(
+    paths: Sequence[Path], *, digests: dict[str, str] | None = None, max_bad: int = 0
+) -> ShardSource:
     """Index shards and check that all are of one kind.
 
+    Args:
+        paths: the shards, at least one.
+        digests: sha256 by shard name, from a manifest.
+        max_bad: unreadable shards that may be left out; they are told and kept in `bad_shards`.
+
     Raises:
-        UserError: no shard, one is unreadable, or shards hold different fields.
+        UserError: more shards are unreadable, none is left, or they hold different fields.
     """
-    shards = [read_index(path) for path in paths]
+    shards: list[ShardIndex] = []
+    bad: dict[str, str] = {}
+    for path in paths:
+        try:
+            shards.append(read_index(path))
+        except UserError as error:
+            bad[str(path)] = error.message
+            if len(bad) > max_bad or len(bad) == len(paths):
+                raise
+            _log.warning("%s; the shard is left out", error)
     first = _fields(shards[0])
     for shard in shards[1:]:
         if _fields(shard) != first:
@@ -224,7 +245,9 @@ def open_shards(paths: Sequence[Path], *, digests: dict[str, str] | None = None)
                 f"{', '.join(sorted(first))}; train on shards of one kind",
                 where=shard.path,
             )
-    return ShardSource(shards, digests=digests)
+    source = ShardSource(shards, digests=digests)
+    source.bad_shards = bad
+    return source
 
 
 def _fields(shard: ShardIndex) -> frozenset[str]:

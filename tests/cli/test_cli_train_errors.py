@@ -230,6 +230,30 @@ def test_too_many_bad_samples_end_the_run_and_are_listed(tmp_path: Path) -> None
     assert "more than 2 samples cannot be read" in (tmp_path / "log2.0").read_text()
 
 
+def test_an_unreadable_shard_ends_the_run_unless_it_may_be_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_tar(folder / "a.tar", [(f"{k}.png", encoded(picture(k))) for k in range(9)])
+    (folder / "b.tar").write_bytes((folder / "a.tar").read_bytes()[:3000])
+    recipe, run = write_recipe(tmp_path, folder), tmp_path / "run"
+    assert train(recipe, run, output=tmp_path / "log") == [2]
+    assert "b.tar" in (tmp_path / "log.0").read_text()
+    assert train(recipe, run, "--data.max_bad_shards=1", output=tmp_path / "log2") == [0]
+    assert "left out" in (tmp_path / "log2.0").read_text()
+    assert list(json.loads((run / "bad_samples.json").read_text())) == [str(folder / "b.tar")]
+
+
+def test_secrets_are_in_no_line_and_no_file(shards: Path, tmp_path: Path) -> None:
+    url = "https://user:hunter2secret@host/x.tar?token=abcdef123456"
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, f"--data.train={url}", output=tmp_path / "log") == [2]
+    project = "--wandb.project=https://u:hunter2secret@host/?api_key=abcdef123456"
+    assert train(recipe, run, project, output=tmp_path / "log2") == [0]
+    texts = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p != recipe]
+    assert texts
+    assert not [t for t in texts if b"hunter2secret" in t or b"abcdef123456" in t]
+
+
 def test_the_key_walk_knows_groups_values_and_classes() -> None:
     checker = KeyChecker(["a.b", "a.c", "net"], {"net": {"Path": Path}})
     checker.check({"a": {"b": {"free": 1}}, "net": "Path"}, "f.yaml")

@@ -32,9 +32,9 @@ def use(command: str, recipe: Path, run: Path, *options: str, output: Path) -> s
     from lit_restore.cli.train import main
 
     argv = [command, "-c", str(recipe), "--run_dir", str(run), *options]
-    assert run_ranks(lambda rank: main(argv), 1, output=output) == [0], (
-        output.with_name(f"{output.name}.0").read_text()
-    )
+    assert run_ranks(lambda rank: main(argv), 1, output=output) == [0], output.with_name(
+        f"{output.name}.0"
+    ).read_text()
     return output.with_name(f"{output.name}.0").read_text()
 
 
