@@ -54,6 +54,21 @@ class UserError(LitRestoreError, ValueError):
         super().__init__(message if self.where is None else f"{self.where}: {message}")
 
 
+def require_at_least(least: float, **values: float | None) -> None:
+    """Refuse numbers below `least`; None passes.
+
+    Args:
+        least: the smallest number allowed.
+        **values: option → number; a double underscore in an option's name stands for a dot.
+
+    Raises:
+        UserError: names the first option that is too small.
+    """
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise UserError(f"{value} is below {least}", where=name.replace("__", "."))
+
+
 class SaveError(LitRestoreError):
     """A checkpoint could not be written."""
 

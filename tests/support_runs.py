@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import skimage.data  # noqa: F401  # the same
 import torch
 import yaml
 from support_fork import run_ranks
 from torch import Tensor
 
+import lit_restore.cli.restore_cli  # noqa: F401  # once here, not in every forked child
 from lit_restore.io import failpoints
 from lit_restore.weights.checkpoint import read_checkpoint
 

@@ -107,8 +107,9 @@ class Run:
             UserError: the folder cannot be written, or another run is in it.
         """
         try:
-            fs.make_dir(self.run_dir)
-            fs.check_writable(self.run_dir)
+            if self.subcommand == "fit":
+                fs.make_dir(self.run_dir)
+                fs.check_writable(self.run_dir)
         except OSError as error:
             raise UserError(
                 f"cannot write ({error.strerror}); choose another run_dir", where=self.run_dir
@@ -167,8 +168,11 @@ class Run:
 
     def tell_scores(self, module: TrainingModule) -> None:
         """Print the validation's means."""
-        if self.subcommand != "predict" and self.records.writes:
-            for name, value in module.validation_means().items():
+        if self.subcommand == "predict":
+            return
+        means = module.validation_means()  # a collective call: on all ranks
+        if module.trainer.is_global_zero:
+            for name, value in means.items():
                 print(f"{name} {value:.4f}", file=sys.stdout)
 
     def close(self, data: ShardDataModule) -> None:

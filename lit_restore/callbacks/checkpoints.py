@@ -21,7 +21,7 @@ from lit_restore.callbacks.preemption import StopRequest, stopped_by
 from lit_restore.callbacks.records import Records
 from lit_restore.callbacks.retention import Retention
 from lit_restore.callbacks.validation import Validation
-from lit_restore.errors import SaveError, UserError
+from lit_restore.errors import SaveError, UserError, require_at_least
 from lit_restore.io import failpoints, folder, fs, status
 from lit_restore.training.base import TrainingModule
 from lit_restore.weights.checkpoint import (
@@ -31,6 +31,7 @@ from lit_restore.weights.checkpoint import (
     optimizer_tensors,
     read_checkpoint,
     read_state,
+    samples_of,
     step_folder,
     write_checkpoint,
 )
@@ -40,6 +41,8 @@ from lit_restore.weights.transfer import load_exactly
 _log = logging.getLogger(__name__)
 
 _FAILURES = 3
+GROUPS = ("data", "order", "batch", "model", "optimizer")
+"""The groups of a run's fingerprint."""
 
 
 @dataclass
@@ -87,6 +90,19 @@ class Checkpoints(StepCallback):
         init_from: str | None = None,
         allow_change: tuple[str, ...] = (),
     ) -> None:
+        require_at_least(
+            0, checkpoint__every=every, checkpoint__keep_best=keep_best,
+            checkpoint__keep_every=keep_every,
+        )  # fmt: skip
+        unknown = sorted(set(allow_change) - set(GROUPS))
+        if unknown:
+            raise UserError(
+                f"{unknown[0]} is no group; use some of {', '.join(GROUPS)}",
+                where="checkpoint.allow_change",
+            )
+        for option, value in (("resume", resume), ("init_from", init_from)):
+            if value is not None and not value.strip():
+                raise UserError("is empty", where=option)
         self.every = every
         self.retention = Retention(last=keep_last, best=keep_best, every=keep_every)
         self.resume, self.init_from = resume, init_from
@@ -263,10 +279,10 @@ class Checkpoints(StepCallback):
     def _write(self, target: Path, checkpoint: Checkpoint, final: bool) -> str | None:
         """Write on rank 0; what went wrong, or None."""
         needed = int(1.1 * self._last_size)
-        free = fs.free_bytes(self.folder)
-        if free < needed:
-            return f"{needed} bytes needed, {free} free"
         try:
+            free = fs.free_bytes(self.folder)
+            if free < needed:
+                return f"{needed} bytes needed, {free} free"
             manifest = write_checkpoint(target, checkpoint)
         except OSError as error:
             return error.strerror or str(error)
@@ -274,12 +290,25 @@ class Checkpoints(StepCallback):
         self._saves += 1
         try:
             folder.verify(target, hashes=final or self._saves % 10 == 0)
-            scores = {p: read_state(p)["score"] for p in self._complete()}
-            for path in self.retention.surplus(scores):
-                folder.discard(path)
+            self._drop_surplus(target)
         except (OSError, UserError) as error:
             _log.warning("after the save of %s: %s", target.name, error)
         return None
+
+    def _drop_surplus(self, saved: Path) -> None:
+        """Drop what retention does not keep; the one just saved is the newest.
+
+        Checkpoints beyond it are of a branch that was left (resume: PATH, or a damaged newest one
+        that was fallen back from), and would be taken for newer.
+        """
+        seen = samples_of(saved)
+        for path in fs.list_dir(self.folder):
+            if STEP_FOLDER.fullmatch(path.name) and samples_of(path) > seen:
+                _log.warning("%s is beyond this run's position and is dropped", path)
+                folder.discard(path)
+        scores = {p: read_state(p)["score"] for p in self._complete()}
+        for path in self.retention.surplus(scores):
+            folder.discard(path)
 
     def _complete(self) -> list[Path]:
         return folder.complete(self.folder, STEP_FOLDER)

@@ -7,6 +7,7 @@ of a step is a function of the samples seen, so a resumed average goes on as if 
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,9 @@ class EMAProfile:
 
     def __post_init__(self) -> None:
         if (self.half_life is None) == (self.sigma_rel is None):
-            raise UserError("needs either half_life or sigma_rel", where="ema.profiles")
+            raise UserError(
+                "needs either half_life or sigma_rel; set the other to null", where="ema.profiles"
+            )
         if self.half_life is not None and self.half_life < 1:
             raise UserError("half_life is a positive number of images", where="ema.profiles")
         if self.sigma_rel is not None and not 0 < self.sigma_rel < 0.288:
@@ -69,6 +72,14 @@ class EMA(StepCallback):
     """
 
     def __init__(self, profiles: dict[str, EMAProfile] | None = None) -> None:
+        odd = [
+            name for name in profiles or () if not re.fullmatch(r"[\w-]+", name) or name == "raw"
+        ]
+        if odd:
+            raise UserError(
+                f'"{odd[0]}" is no name for an average; use letters, digits, _ and -, not "raw"',
+                where="ema.profiles",
+            )
         self.profiles = {"ema": EMAProfile(half_life=20_000)} if profiles is None else profiles
         self.twins: dict[str, nn.Module] = {}
         self._pairs: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
@@ -82,14 +93,13 @@ class EMA(StepCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Bring the twins to the network's device and pair their tensors with its own."""
         for name, twin in self.twins.items():
-            double = any(p.dtype == torch.float64 for p in pl_module.net.parameters())
-            twin.to(pl_module.device, torch.float64 if double else torch.float32)
+            twin.to(pl_module.device, _precision(pl_module.net))
             self._pairs[name] = _float_pairs(twin, pl_module.net)
 
     def on_validation_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
-        """Bring the twins to the device where no fit came before."""
+        """Bring the twins to the device and precision where no fit came before."""
         for twin in self.twins.values():
-            twin.to(pl_module.device)
+            twin.to(pl_module.device, _precision(pl_module.net))
 
     def on_test_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """As for validation."""
@@ -109,6 +119,12 @@ class EMA(StepCallback):
             averages, weights = self._pairs[name]
             torch._foreach_lerp_(averages, weights, 1 - profile.decay(samples_seen, size))
             copy_rest(self.twins[name], module.net)
+
+
+def _precision(net: nn.Module) -> torch.dtype:
+    """Of the averages: float32, or float64 where the network is."""
+    double = any(p.dtype == torch.float64 for p in net.parameters())
+    return torch.float64 if double else torch.float32
 
 
 def make_twin(net: nn.Module) -> nn.Module:

@@ -48,11 +48,12 @@ def check_fingerprint(
         if difference is None:
             continue
         if group not in allowed:
-            raise UserError(
-                f"another run's checkpoint: {difference}; --checkpoint.allow_change+={group} "
-                "goes on all the same",
-                where=where,
+            mend = (
+                "--init_from starts a fine-tune from it"
+                if group == "model"
+                else f"--checkpoint.allow_change [{group}] goes on all the same"
             )
+            raise UserError(f"another run's checkpoint: {difference}; {mend}", where=where)
         _log.warning("%s: %s (allowed)", where, difference)
 
 

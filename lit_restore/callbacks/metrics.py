@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_restore.callbacks.horizon import StepCallback
 from lit_restore.callbacks.records import Records
+from lit_restore.errors import require_at_least
 from lit_restore.training.base import TrainingModule
 
 
@@ -25,6 +26,7 @@ class Metrics(StepCallback):
     """
 
     def __init__(self, every: int = 1024) -> None:
+        require_at_least(1, metrics__every=every)
         self.every = every
         self.records: Records | None = None
         self.latest: dict[str, float] = {}

@@ -51,4 +51,5 @@ def stopped_by(number: int, samples_seen: int) -> LitRestoreError:
     """The error that ends a run stopped by signal `number`, with its state saved."""
     kind = Interrupted if number == signal.SIGINT else Preempted
     name = signal.Signals(number).name
-    return kind(f"stopped by {name}; saved after {samples_seen} samples, resume to go on")
+    saved = f"saved after {samples_seen} samples, resume to go on"
+    return kind(f"stopped by {name}; {saved if samples_seen else 'nothing to save yet'}")

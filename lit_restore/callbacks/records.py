@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any, Protocol
 
 from lit_restore.io import fs
+
+_log = logging.getLogger(__name__)
 
 TIMING = ("seconds", "images_per_second", "data_wait")
 """Fields that differ between equal runs: outside bit-equality."""
@@ -52,8 +55,12 @@ class Records:
 
     def append(self, row: dict[str, Any]) -> None:
         """Append one line; it has `samples_seen`."""
-        if self.writes:
+        if not self.writes:
+            return
+        try:
             fs.append(self.path, (json.dumps(row) + "\n").encode())
+        except OSError as error:  # a full disk ends no training; the saves decide that
+            _log.warning("%s: a record is lost (%s)", self.path, error.strerror)
 
     def picture(self, samples_seen: int, name: str, path: Path) -> None:
         """Tell the mirror of a picture that is on disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from lit_restore.callbacks.preemption import StopRequest
 from lit_restore.callbacks.records import Records
 from lit_restore.data.batch import Batch, Refusal, Sample, collate
 from lit_restore.data.samples import OrderedSamples
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_at_least
 from lit_restore.evaluation.quantise import to_uint8
 from lit_restore.io import failpoints, fs, images
 from lit_restore.training.base import TrainingModule
+
+_log = logging.getLogger(__name__)
 
 _GAP = 4
 
@@ -32,6 +35,8 @@ class SampleGrid(StepCallback):
     """
 
     def __init__(self, every: int = 0, count: int = 3, size: int = 192) -> None:
+        require_at_least(0, samples__every=every, samples__count=count)
+        require_at_least(1, samples__size=size)
         self.every, self.count, self.size = every, count, size
         self.run_dir = Path()
         self.records: Records | None = None
@@ -67,8 +72,12 @@ class SampleGrid(StepCallback):
                 rows.append(module.pictures(module.eval_net, self._batch(module, number)))
         path = self._path(samples_seen)
         if trainer.is_global_zero:
-            fs.make_dir(path.parent)
-            images.write_png(path, tile(rows))
+            try:
+                fs.make_dir(path.parent)
+                images.write_png(path, tile(rows))
+            except OSError as error:  # a full disk ends no training; the saves decide that
+                _log.warning("%s could not be written: %s", path, error.strerror)
+                return
             if self.records is not None:
                 self.records.picture(samples_seen, "samples", path)
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from lit_restore.callbacks.horizon import StepCallback
 from lit_restore.callbacks.preemption import StopRequest
 from lit_restore.callbacks.records import Records
+from lit_restore.errors import require_at_least
 from lit_restore.io import failpoints
 from lit_restore.training.base import TrainingModule
 
@@ -26,6 +27,7 @@ class Validation(StepCallback):
     """
 
     def __init__(self, every: int = 0) -> None:
+        require_at_least(0, validation__every=every)
         self.every = every
         self.records: Records | None = None
         self.stop: StopRequest | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
-from lit_restore.errors import ExitCode, LitRestoreError
+from lit_restore.errors import ExitCode, LitRestoreError, UserError
 from lit_restore.io.redact import redact
 
 
@@ -36,6 +38,14 @@ def guarded(command: Callable[[], int]) -> int:
     except Exception:
         traceback.print_exc()
         return int(ExitCode.BUG)
+
+
+class OneLineArguments(argparse.ArgumentParser):
+    """Argparse whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as the user's error."""
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def _one_line(error: Exception) -> str:

@@ -10,10 +10,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from lit_restore.cli.entry import guarded
-from lit_restore.errors import ExitCode, SaveError, UserError
+from lit_restore.cli.entry import OneLineArguments, guarded
+from lit_restore.errors import ExitCode, SaveError
 
 if TYPE_CHECKING:
     from lit_restore.evaluation.report import Outcome
@@ -25,11 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     return guarded(lambda: _main(words))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python {self.prog} --help")
 
 
 def _main(argv: list[str]) -> int:
@@ -45,7 +40,7 @@ def _main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=_PROGRAM, description=__doc__, formatter_class=_Plain)
+    parser = OneLineArguments(prog=_PROGRAM, description=__doc__, formatter_class=_Plain)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="add noise, let methods remove it, measure them")
     _run_arguments(run)

@@ -44,6 +44,7 @@ REFUSED = {
     "seed_everything": "set seed",
     "trust_config": "give --trust_config on the command line, where you have read the config",
     "ckpt_path": "set resume",
+    "config": "stack files on the command line, each with -c",
 }
 """Options of Lightning's that would fight with ours → what to do instead."""
 
@@ -72,7 +73,7 @@ class KeyChecker:
         Raises:
             UserError: names the key in full and the nearest valid one, or the mend.
         """
-        for key, value in self._leaves(tree, ""):
+        for key, value in self._leaves(tree, "", where):
             self.check_key(key, where)
             if key in self.classes:
                 self._check_class(key, value, where)
@@ -92,11 +93,16 @@ class KeyChecker:
             return  # inside a value (a dict): the parser's affair
         raise UserError(f"{key} is not an option{self._nearest(key)}", where=where)
 
-    def _leaves(self, tree: Mapping[str, object], prefix: str) -> Iterator[tuple[str, object]]:
+    def _leaves(
+        self, tree: Mapping[str, object], prefix: str, where: str | None
+    ) -> Iterator[tuple[str, object]]:
         for name, value in tree.items():
             key = f"{prefix}{name}"
-            if isinstance(value, Mapping) and key in self.groups and key not in self.classes:
-                yield from self._leaves(value, f"{key}.")
+            group = key in self.groups and key not in self.classes
+            if group and not isinstance(value, Mapping):
+                raise UserError(f"{key} expects options (name: value)", where=where)
+            if group and isinstance(value, Mapping):
+                yield from self._leaves(value, f"{key}.", where)
             else:
                 yield key, value
 
@@ -108,10 +114,9 @@ class KeyChecker:
         short = str(name).rpartition(".")[2]
         if short not in names:
             near = difflib.get_close_matches(short, names, 1)
-            mean = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"{key}: there is no {short}{mean} Known: {', '.join(sorted(names))}", where=where
-            )
+            mean = f"; did you mean {near[0]}?" if near else ";"
+            known = ", ".join(sorted(names))
+            raise UserError(f"{key}: there is no {short}{mean} known: {known}", where=where)
         options = value.get("init_args") if isinstance(value, Mapping) else None
         if isinstance(options, Mapping):
             for option in options:

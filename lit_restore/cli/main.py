@@ -6,13 +6,12 @@ which returns an exit code. Modules are imported only when their command is aske
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 
 from lit_restore import __version__
-from lit_restore.cli.entry import guarded
+from lit_restore.cli.entry import OneLineArguments, guarded
 
 COMMANDS = {
     "shards": ("lit_restore.cli.shards", "make, inspect and verify data shards"),
@@ -29,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="lit-restore", description=__doc__.split("\n")[0])
+    parser = OneLineArguments(prog="lit-restore", description=__doc__.split("\n")[0])
     parser.add_argument("--version", action="version", version=f"lit-restore {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((word for word in argv if not word.startswith("-")), None)

@@ -11,6 +11,7 @@ from lit_restore.errors import UserError
 
 _KEY = re.compile(r'(?:Parser key|Key|[Aa]rgument) "([^"]+)"')
 _EXPECTED = re.compile(r"Expected an? (<class '[^']+'>|.+?)\. Got value: (.+)")
+_EMPTY_WORDS = ("Given value", "Subtypes", "Errors", "Expected a <class 'NoneType'>")
 _MISSING = re.compile(r'[Kk]ey "([^"]+)" is required')
 
 
@@ -24,7 +25,8 @@ class OneLineParser(LightningArgumentParser):
 
 def one_line(message: str) -> str:
     """The key and the last cause of a jsonargparse message."""
-    lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
+    stripped = [line.strip(" -\t") for line in message.splitlines()]
+    lines = [line for line in stripped if line and not line.startswith(_EMPTY_WORDS)]
     keys = _KEY.findall(message)
     key = max(keys, key=len) if keys else None
     missing = _MISSING.search(message)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -21,7 +22,7 @@ from lit_restore.callbacks.samples import SampleGrid
 from lit_restore.callbacks.trace import Trace
 from lit_restore.callbacks.validation import Validation
 from lit_restore.cli.keys import REFUSED, KeyChecker
-from lit_restore.cli.parser import OneLineParser, option_keys
+from lit_restore.cli.parser import OneLineParser, one_line, option_keys
 from lit_restore.cli.run_options import WandbOptions
 from lit_restore.data import ShardDataModule
 from lit_restore.errors import UserError
@@ -151,7 +152,25 @@ class RestoreCLI(LightningCLI):
     def _set_seed(self) -> None:
         from lightning.fabric.utilities.seed import seed_everything
 
-        seed_everything(self._get(self.config, "seed"), workers=False, verbose=False)
+        seed = self._get(self.config, "seed")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"{seed} does not lie in [0, 2^32)", where="seed")
+        seed_everything(seed, workers=False, verbose=False)
+
+    def instantiate_classes(self) -> None:
+        """Build the parts; what a constructor refuses is one line, like any wrong option."""
+        try:
+            super().instantiate_classes()
+        except UserError:
+            raise
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+            ImportError,
+            MisconfigurationException,
+        ) as error:
+            raise UserError(one_line(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what its options mean here, and our callbacks in their order."""
@@ -175,13 +194,16 @@ class RestoreCLI(LightningCLI):
     def _run(self) -> Run:
         init, subcommand = self.config_init, str(self.subcommand)
         resume = self._get(self.config, "resume")
+        run_dir = self._get(self.config, "run_dir")
+        if not (run_dir or "").strip():
+            raise UserError("is empty; name a folder", where="run_dir")
         checkpoint = Checkpoints(
             **self._get(init, "checkpoint").as_dict(),
             resume=str(resume).lower() if isinstance(resume, bool) else resume,
             init_from=self._get(self.config, "init_from"),
         )
         return Run(
-            run_dir=Path(self._get(self.config, "run_dir")),
+            run_dir=Path(run_dir),
             config=self.resolved(),
             subcommand=subcommand,
             ema=self._get(init, "ema"),
@@ -216,7 +238,8 @@ class RestoreCLI(LightningCLI):
                 self.trainer.fit(module, datamodule=self.datamodule)
             else:
                 self.run_parts.load_for_use(module)
-                getattr(self.trainer, subcommand)(module, datamodule=self.datamodule)
+                options = {"return_predictions": False} if subcommand == "predict" else {}
+                getattr(self.trainer, subcommand)(module, datamodule=self.datamodule, **options)
                 self.run_parts.tell_scores(module)
         finally:
             self.run_parts.close(self.datamodule)

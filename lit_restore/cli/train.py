@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from lit_restore.cli.entry import guarded
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    if not argv:
+        raise UserError("no command is given; try: python train.py fit -c configs/quickstart.yaml")
     trees = [(path, read_yaml(path)) for path in config_files(argv)]
     if "fit" not in argv:
         return _train(argv, trees)
@@ -85,11 +88,13 @@ def _train(argv: list[str], trees: list[tuple[str, dict[str, object]]]) -> int:
 def config_files(argv: Sequence[str]) -> list[str]:
     """The files given with -c or --config, in order."""
     files = []
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip_longest(argv, argv[1:]):
         if word in ("-c", "--config"):
             if following is None:
                 raise UserError("names no file", where=word)
             files.append(following)
+        elif word.startswith("-c") and not word.startswith("--"):
+            raise UserError("put a space between -c and the file", where=word)
         elif word.startswith("--config="):
             files.append(word.partition("=")[2])
     return files
@@ -102,7 +107,7 @@ def setting(
     value: object = None
     for _, tree in trees:
         value = tree.get(key, value)
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip_longest(argv, argv[1:]):
         if word == f"--{key}":
             value = following
         elif word.startswith(f"--{key}="):
@@ -115,6 +120,8 @@ def _tell(run_dir: Path, code: ExitCode, message: str) -> None:
     if int(os.environ.get("LOCAL_RANK", "0")) or not run_dir.is_dir():
         return
     before = status.read_status(run_dir)
+    if code == ExitCode.INPUT and before is not None and before.pid != os.getpid():
+        return  # a refused command says nothing about the run that it was refused on
     status.write_status(
         run_dir,
         state=_STATES.get(code, "failed"),

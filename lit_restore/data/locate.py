@@ -24,6 +24,8 @@ def open_source(data: str, *, key: str, max_bad: int = 0) -> Source:
     Raises:
         UserError: nothing there, or shards are missing or unreadable.
     """
+    if not data.strip():
+        raise UserError("is empty; give a folder of shards", where=key)
     if data == PHOTOGRAPHS:
         return PhotographSource()
     if data.startswith("pipe:") or "://" in data:

@@ -22,7 +22,7 @@ from lit_restore.data.procedural import ensure_procedural
 from lit_restore.data.reader import CachedSource, ShardSource, Source
 from lit_restore.data.report import BadSamples
 from lit_restore.data.samples import Augmentation, OrderedSamples, TrainingSamples
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_at_least
 from lit_restore.io.signals import worker_signals
 from lit_restore.seeding import torch_generator
 
@@ -103,6 +103,15 @@ class ShardDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        require_at_least(
+            1, data__crop=crop, data__val_crop=val_crop, data__val_batch=val_batch,
+            data__prefetch=prefetch, data__procedural__count=procedural.count,
+            data__procedural__size=procedural.size,
+        )  # fmt: skip
+        require_at_least(
+            0, data__workers=workers, data__cache=cache, data__shuffle_window=shuffle_window,
+            data__max_bad=max_bad, data__max_bad_shards=max_bad_shards,
+        )  # fmt: skip
         self.train, self.val, self.predict = train, val, predict
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.augmentation = Augmentation(crop=crop, flip=flip, rotate=rotate)
@@ -261,7 +270,7 @@ class ShardDataModule(LightningDataModule):
         samples = TrainingSamples(source, order, augmentation=self.augmentation, seed=self.seed)
         for count in source.counts:
             sample = samples[first]
-            if isinstance(sample, Refusal):
+            if isinstance(sample, Refusal) and "crop" in sample.message:
                 raise UserError(sample.message, where=sample.where)
             first += count
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_restore.data.batch import Batch
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_at_least
 from lit_restore.evaluation.metrics import psnr
 from lit_restore.evaluation.quantise import to_uint8
 from lit_restore.networks.base import Network, apply_padded
@@ -64,6 +64,11 @@ class DenoiserPretraining(TrainingModule):
         if not 0 <= sigma_min <= sigma_max:
             raise UserError(
                 f"{sigma_max} is below sigma_min {sigma_min}, or negative", where="model.sigma_max"
+            )
+        require_at_least(0, model__predict_sigma=predict_sigma, model__clip_norm=clip_norm)
+        if not val_sigmas or min(val_sigmas) < 0:
+            raise UserError(
+                "needs at least one noise level, none negative", where="model.val_sigmas"
             )
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.loss = loss

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,14 @@ class OptimizerOptions:
     """Added to the root of the second moment."""
     weight_decay: float = 0.0
     """Weight decay of matrices and kernels; vectors (biases, gains) have none."""
+
+    def __post_init__(self) -> None:
+        require_at_least(
+            0, model__optimizer__lr=self.lr, model__optimizer__eps=self.eps,
+            model__optimizer__weight_decay=self.weight_decay,
+        )  # fmt: skip
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError("lie in [0, 1)", where="model.optimizer.betas")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser over `parameters`, in two groups: with and without weight decay."""

@@ -99,6 +99,50 @@ CASES: dict[str, Case] = {
     "negative noise": (
         lambda tmp: {"model": {"sigma_max": -1.0}}, (), 2, ["model.sigma_max"],
     ),
+    "an average described twice": (
+        lambda tmp: {"ema": {"profiles": {"ema": {"half_life": 9, "sigma_rel": 0.1}}}}, (), 2,
+        ["ema.profiles", "either half_life or sigma_rel"],
+    ),
+    "an average that forgets nothing": (
+        lambda tmp: {"ema": {"profiles": {"ema": {"half_life": -5}}}}, (), 2, ["ema.profiles"],
+    ),
+    "an average without a name": (
+        lambda tmp: {"ema": {"profiles": {"raw": {"half_life": 5}}}}, (), 2, ["ema.profiles"],
+    ),
+    "device that is not here": (
+        lambda tmp: {"trainer": {"accelerator": "foo"}}, (), 2, ["foo"],
+    ),
+    "strategy that does not exist": (
+        lambda tmp: {"trainer": {"strategy": "foo"}}, (), 2, ["foo"],
+    ),
+    "crop of nothing": (lambda tmp: {"data": {"crop": 0}}, (), 2, ["data.crop", "below 1"]),
+    "fewer workers than none": (
+        lambda tmp: {"data": {"workers": -1}}, (), 2, ["data.workers", "below 0"],
+    ),
+    "schedule in negative images": (
+        lambda tmp: {"checkpoint": {"every": -1}}, (), 2, ["checkpoint.every", "below 0"],
+    ),
+    "no noise level to validate": (
+        lambda tmp: {"model": {"val_sigmas": []}}, (), 2, ["model.val_sigmas"],
+    ),
+    "negative learning rate": (
+        lambda tmp: {"model": {"optimizer": {"lr": -1.0}}}, (), 2, ["model.optimizer.lr"],
+    ),
+    "network with negative widths": (
+        lambda tmp: {"model": {"net": {"init_args": {"widths": [8, -4]}}}}, (), 2, ["negative"],
+    ),
+    "seed out of range": (lambda tmp: {"seed": -1}, (), 2, ["seed"]),
+    "a group that is nothing": (
+        lambda tmp: {"data": None}, (), 2, ["recipe.yaml", "data expects options"],
+    ),
+    "a config inside a config": (
+        lambda tmp: {"config": "/etc/hostname"}, (), 2, ["recipe.yaml", "config", "-c"],
+    ),
+    "unknown group of the fingerprint": (
+        lambda tmp: {"checkpoint": {"allow_change": ["foo"]}}, (), 2, ["allow_change", "foo"],
+    ),
+    "empty path of data": (lambda tmp: {"data": {"train": ""}}, (), 2, ["data.train", "empty"]),
+    "empty path to start from": (lambda tmp: {"init_from": ""}, (), 2, ["init_from", "empty"]),
     "missing checkpoint": (
         lambda tmp: {}, ("--resume", "nowhere/step-000000000008"), 2, ["no such checkpoint"],
     ),
@@ -138,14 +182,39 @@ def test_a_checkpoint_of_another_network_is_refused(shards: Path, tmp_path: Path
     assert {p: p.read_bytes() for p in before} == before
 
 
+def test_a_refused_command_leaves_the_status_of_the_run_alone(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run) == [0]
+    before = (run / "STATUS.json").read_bytes()
+    assert train(recipe, run, "--resume=false") == [2]
+    assert train(recipe, run, "--data.train=nowhere") == [2]
+    assert (run / "STATUS.json").read_bytes() == before
+
+
+def test_without_a_command_or_a_run_folder_it_says_what_to_give(
+    shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from support_fork import run_ranks
+
+    from lit_restore.cli.train import main
+
+    assert run_ranks(lambda rank: main([]), 1) == [2]
+    assert "train.py fit -c" in capfd.readouterr().err
+    recipe = write_recipe(tmp_path, shards)
+    assert run_ranks(lambda rank: main(["fit", "-c", str(recipe), "--run_dir", ""]), 1) == [2]
+    assert "run_dir: is empty" in capfd.readouterr().err
+
+
 def test_changed_data_is_refused_unless_allowed(shards: Path, tmp_path: Path) -> None:
     recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
     assert train(recipe, run, failpoint="train.step=kill@5") == [-9]
     write_tar(shards / "train-1.tar", [("x.png", encoded(picture(77)))])
     try:
         assert train(recipe, run, output=tmp_path / "log") == [2]
-        assert "data.shards" in (tmp_path / "log.0").read_text()
-        assert train(recipe, run, "--checkpoint.allow_change", '["data"]') == [0]
+        text = (tmp_path / "log.0").read_text()
+        assert "data.shards" in text
+        assert "--checkpoint.allow_change [data]" in text
+        assert train(recipe, run, "--checkpoint.allow_change", "[data]") == [0]
     finally:
         (shards / "train-1.tar").unlink()
 
