@@ -65,8 +65,9 @@ def require_at_least(least: float, **values: float | None) -> None:
         UserError: names the first option that is too small.
     """
     for name, value in values.items():
-        if value is not None and value < least:
-            raise UserError(f"{value} is below {least}", where=name.replace("__", "."))
+        if value is not None and not value >= least:
+            what = f"is below {least}" if value < least else "is no number"
+            raise UserError(f"{value} {what}", where=name.replace("__", "."))
 
 
 class SaveError(LitRestoreError):

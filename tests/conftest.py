@@ -73,3 +73,11 @@ def make_shards(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+def write_shards(folder: Path) -> Path:
+    """Three shards of seven small pictures each."""
+    for shard in range(3):
+        members = [(f"{shard}-{k}.png", encoded(picture(10 * shard + k))) for k in range(7)]
+        write_tar(folder / f"train-{shard}.tar", members)
+    return folder

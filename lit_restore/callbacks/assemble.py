@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback
 
 from lit_restore.callbacks.checkpoints import Checkpoints, RunParts
@@ -19,7 +19,7 @@ from lit_restore.callbacks.metrics import Metrics
 from lit_restore.callbacks.mirror import Mode, WandbMirror
 from lit_restore.callbacks.nonfinite import NonFiniteGuard
 from lit_restore.callbacks.predictions import Predictions
-from lit_restore.callbacks.preemption import StopRequest
+from lit_restore.callbacks.preemption import StopRequest, StopUse
 from lit_restore.callbacks.progress import Progress
 from lit_restore.callbacks.records import Records
 from lit_restore.callbacks.samples import SampleGrid
@@ -27,7 +27,8 @@ from lit_restore.callbacks.trace import Trace
 from lit_restore.callbacks.validation import Validation
 from lit_restore.data import ShardDataModule
 from lit_restore.errors import UserError
-from lit_restore.io import folder, fs
+from lit_restore.io import folder, fs, lock, status
+from lit_restore.io.launch import launch_rank
 from lit_restore.io.lock import RunLock
 from lit_restore.training.base import TrainingModule
 from lit_restore.weights.checkpoint import STEP_FOLDER, read_checkpoint
@@ -35,6 +36,9 @@ from lit_restore.weights.fine_tune import initialise
 from lit_restore.weights.transfer import load_exactly
 
 _log = logging.getLogger(__name__)
+
+_BARE = {lock.NAME, status.NAME, "checkpoints", "config.yaml"}
+"""What a run folder holds before the first step."""
 
 
 class MirrorOptions(Protocol):
@@ -47,11 +51,6 @@ class MirrorOptions(Protocol):
     @property
     def project(self) -> str:
         """The W&B project."""
-
-
-def _rank() -> int:
-    """The rank as far as it is known before the processes have joined."""
-    return int(getattr(rank_zero_only, "rank", 0))
 
 
 @dataclass
@@ -78,15 +77,17 @@ class Run:
     def __post_init__(self) -> None:
         self.stop = StopRequest()
         self.lock: RunLock | None = None
-        self.records = Records(self.run_dir / "metrics.jsonl", writes=_rank() == 0)
+        self.is_new = False
+        """Whether this process made the run folder."""
+        self.records = Records(self.run_dir / "metrics.jsonl", writes=launch_rank() == 0)
 
     @property
     def callbacks(self) -> list[Callback]:
         """All callbacks of the subcommand, in order."""
         if self.subcommand == "predict":
-            return [self.ema, Predictions(self.run_dir)]
+            return [StopUse(self.stop), self.ema, Predictions(self.run_dir)]
         if self.subcommand != "fit":
-            return [self.ema, self.validation]
+            return [StopUse(self.stop), self.ema, self.validation]
         progress = Progress(self.metrics, self.validation)
         return [
             Horizon(self.stop),
@@ -106,8 +107,9 @@ class Run:
         Raises:
             UserError: the folder cannot be written, or another run is in it.
         """
+        self.is_new = not fs.exists(self.run_dir)
         try:
-            if self.subcommand == "fit":
+            if self.subcommand == "fit" and self.records.writes:
                 fs.make_dir(self.run_dir)
                 fs.check_writable(self.run_dir)
         except OSError as error:
@@ -126,6 +128,7 @@ class Run:
             config=self.config,
             metrics=self.metrics,
             validation=self.validation,
+            guard=self.guard,
             ema=self.ema,
             records=(self.records, self.trace.records),
             stop=self.stop,
@@ -176,13 +179,29 @@ class Run:
                 print(f"{name} {value:.4f}", file=sys.stdout)
 
     def close(self, data: ShardDataModule) -> None:
-        """End the records; leave the list of what could not be read."""
+        """End the records; leave the list of what could not be read, and no empty run folder."""
         self.records.close()
+        if data.bad is not None and data.bad.reasons:
+            self._report(data.bad.reasons)
         if self.lock is not None:
+            if self.is_new:
+                self._remove_if_empty()
             self.lock.release()
-        if data.bad is not None and data.bad.reasons and self.records.writes:
-            path = self.run_dir / "bad_samples.json"
-            try:
-                fs.write_atomic(path, json.dumps(data.bad.reasons, indent=1) + "\n")
-            except OSError as error:
-                _log.warning("%s could not be written: %s", path, error.strerror)
+
+    def _report(self, reasons: dict[str, str]) -> None:
+        """Add to the list of bad samples; every rank that met some has one."""
+        rank = launch_rank()
+        path = self.run_dir / (f"bad_samples-r{rank}.json" if rank else "bad_samples.json")
+        try:
+            before = json.loads(fs.read_text(path)) if fs.exists(path) else {}
+            fs.write_atomic(path, json.dumps({**before, **reasons}, indent=1) + "\n")
+        except (OSError, ValueError) as error:
+            _log.warning("%s could not be written: %s", path, error)
+
+    def _remove_if_empty(self) -> None:
+        """What was refused before it began leaves nothing behind."""
+        checkpoints = self.run_dir / "checkpoints"
+        inside = fs.list_dir(checkpoints) if fs.is_dir(checkpoints) else []
+        if not inside and {path.name for path in fs.list_dir(self.run_dir)} <= _BARE:
+            with contextlib.suppress(OSError):
+                fs.remove_tree(self.run_dir)

@@ -17,11 +17,12 @@ from lit_restore.callbacks.ema import EMA
 from lit_restore.callbacks.fingerprints import check_fingerprint, versions
 from lit_restore.callbacks.horizon import StepCallback, set_position
 from lit_restore.callbacks.metrics import Metrics
+from lit_restore.callbacks.nonfinite import NonFiniteGuard
 from lit_restore.callbacks.preemption import StopRequest, stopped_by
 from lit_restore.callbacks.records import Records
 from lit_restore.callbacks.retention import Retention
 from lit_restore.callbacks.validation import Validation
-from lit_restore.errors import SaveError, UserError, require_at_least
+from lit_restore.errors import LitRestoreError, SaveError, UserError, require_at_least
 from lit_restore.io import failpoints, folder, fs, status
 from lit_restore.training.base import TrainingModule
 from lit_restore.weights.checkpoint import (
@@ -54,6 +55,7 @@ class RunParts:
     """The resolved configuration."""
     metrics: Metrics
     validation: Validation
+    guard: NonFiniteGuard
     ema: EMA
     records: tuple[Records, ...]
     """Cut back to the checkpoint when the run is resumed."""
@@ -123,14 +125,21 @@ class Checkpoints(StepCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Find what to go on from, and load it into what is set up by now."""
         source = trainer.strategy.broadcast(_outcome(self._find, trainer))
-        if isinstance(source, UserError):
+        if isinstance(source, LitRestoreError):
             raise source
         if source is not None:
             self._load(trainer, pl_module, source)
+            failure = trainer.strategy.broadcast(
+                _outcome(lambda: self._set_aside(pl_module.data.start_position), trainer)
+            )
+            if failure is not None:
+                raise failure
         else:
             self._start_afresh(trainer, pl_module)
         if trainer.is_global_zero:
             self._write_config()
+        for records in self._parts.records:
+            records.start()
 
     def _start_afresh(self, trainer: Trainer, module: TrainingModule) -> None:
         for records in self._parts.records:  # of a run that was killed before its first save
@@ -153,7 +162,8 @@ class Checkpoints(StepCallback):
 
     def _find(self) -> Path | None:
         fs.make_dir(self.folder)
-        folder.sweep(self.folder)
+        for place in (self.folder, self.folder.parent):
+            folder.sweep(place)
         if self.resume not in ("auto", "true", "false"):
             path = Path(self.resume)
             folder.verify(path)
@@ -193,10 +203,12 @@ class Checkpoints(StepCallback):
                 where=source,
             )
         set_position(trainer, module, seen)
+        trainer.precision_plugin.load_state_dict(state.get("scaler", {}))
+        parts.guard.in_a_row = int(state.get("nonfinite_in_a_row", 0))
         parts.metrics.load_state(state["metrics"], trainer.global_rank, trainer.world_size)
         parts.validation.pending = bool(state["validation_pending"])
         for records in parts.records:
-            records.cut_back(seen)
+            records.cut_back(seen, without="val" if parts.validation.pending else None)
         trainer.should_stop = seen == module.data.total_samples and not parts.validation.pending
         if trainer.is_global_zero:
             _log.warning("resumed from %s at %d samples", source, seen)
@@ -271,6 +283,8 @@ class Checkpoints(StepCallback):
                 "fingerprint": fingerprint(module),
                 "metrics": metrics,
                 "validation_pending": parts.validation.pending,
+                "nonfinite_in_a_row": parts.guard.in_a_row,
+                "scaler": trainer.precision_plugin.state_dict(),
                 "scores": scores,
                 "score": next(iter(scores.values()), None),
             },
@@ -296,22 +310,25 @@ class Checkpoints(StepCallback):
         return None
 
     def _drop_surplus(self, saved: Path) -> None:
-        """Drop what retention does not keep; the one just saved is the newest.
-
-        Checkpoints beyond it are of a branch that was left (resume: PATH, or a damaged newest one
-        that was fallen back from), and would be taken for newer.
-        """
-        seen = samples_of(saved)
-        for path in fs.list_dir(self.folder):
-            if STEP_FOLDER.fullmatch(path.name) and samples_of(path) > seen:
-                _log.warning("%s is beyond this run's position and is dropped", path)
-                folder.discard(path)
-        scores = {p: read_state(p)["score"] for p in self._complete()}
+        """Drop what retention does not keep; the one just saved is the newest."""
+        complete = folder.complete(self.folder, STEP_FOLDER)
+        scores = {p: read_state(p)["score"] for p in complete if p.name <= saved.name}
         for path in self.retention.surplus(scores):
             folder.discard(path)
 
-    def _complete(self) -> list[Path]:
-        return folder.complete(self.folder, STEP_FOLDER)
+    def _set_aside(self, samples_seen: int) -> None:
+        """Take checkpoints beyond the resumed position out of the way, on rank 0.
+
+        They are damaged, or of a branch that `resume: PATH` left, and would pass for newer ones.
+        """
+        for path in fs.list_dir(self.folder):
+            if STEP_FOLDER.fullmatch(path.name) and samples_of(path) > samples_seen:
+                aside = path.with_name(f"left-{path.name}")
+                if fs.exists(aside):
+                    folder.discard(aside)
+                fs.rename(path, aside)
+                _log.warning("%s is beyond this run's position; it is kept as %s", path, aside.name)
+        fs.fsync_dir(self.folder)
 
     def _tell(self, trainer: Trainer, samples_seen: int, target: Path | None) -> None:
         if trainer.is_global_zero:
@@ -357,13 +374,17 @@ def _newest_good(names: list[Path]) -> Path | None:
 
 
 def _outcome(action: Callable[[], Any], trainer: Trainer) -> Any:
-    """What `action` gives on rank 0, or the user's error it raised: to be broadcast."""
+    """What `action` gives on rank 0, or our error for what it raised: to be broadcast."""
     if not trainer.is_global_zero:
         return None
     try:
         return action()
-    except UserError as error:
+    except LitRestoreError as error:
         return error
+    except OSError as error:
+        return SaveError(
+            f"{error.filename}: {error.strerror}; mend the disk or choose another run_dir"
+        )
 
 
 def _gather(trainer: Trainer, part: dict[str, Any]) -> list[dict[str, Any]]:

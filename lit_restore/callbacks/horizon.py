@@ -21,12 +21,13 @@ class Horizon(Callback):
 
     def setup(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:  # type: ignore[override]
         """Set the accumulation for this number of ranks; refuse a crop the network cannot take."""
+        self.stop.take_signals(trainer)
         if stage == "fit":
             check_crop(pl_module)
             trainer.accumulate_grad_batches = pl_module.data.plan().accumulation
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
-        """Take the signals back from Lightning, whose own handlers are in place by now."""
+        """Make what the ranks agree by."""
         self.stop.start(trainer)
 
 

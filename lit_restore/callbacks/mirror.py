@@ -31,24 +31,27 @@ class WandbMirror:
     """
 
     def __init__(self, run_dir: Path, *, project: str, mode: Mode, config: dict[str, Any]) -> None:
-        online = mode == "online" or (mode == "auto" and _has_key())
+        self._run_dir, self._project, self._mode, self._config = run_dir, project, mode, config
         self._run: Any = None
-        options = {
-            "project": project,
-            "dir": str(run_dir),
-            "id": run_id(run_dir),
-            "name": run_dir.name,
-            "resume": "allow",
-            "mode": "online" if online else "offline",
-            "config": config,
-        }
-        self._within(_INIT_SECONDS, "start", lambda: self._init(options))
 
-    def _init(self, options: dict[str, Any]) -> None:
+    def start(self) -> None:
+        """Begin the segment, once it is clear that the run itself begins."""
+        self._within(_INIT_SECONDS, "start", self._init)
+
+    def _init(self) -> None:
         import wandb
 
-        settings = wandb.Settings(console="off", silent=True, init_timeout=_INIT_SECONDS)
-        self._run = wandb.init(**options, settings=settings)
+        online = self._mode == "online" or (self._mode == "auto" and _has_key())
+        self._run = wandb.init(
+            project=self._project,
+            dir=str(self._run_dir),
+            id=run_id(self._run_dir),
+            name=self._run_dir.name,
+            resume="allow",
+            mode="online" if online else "offline",
+            config=self._config,
+            settings=wandb.Settings(console="off", silent=True, init_timeout=_INIT_SECONDS),
+        )
         self._run.define_metric("samples_seen")
         self._run.define_metric("*", step_metric="samples_seen")
 

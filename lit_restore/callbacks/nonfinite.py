@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from lit_restore.callbacks.horizon import StepCallback
@@ -28,7 +29,8 @@ class NonFiniteGuard(StepCallback):
 
     The module has dropped such a gradient before the optimiser saw it: parameters, optimiser and
     averages are untouched, and the position advances. The first three batches are kept in
-    `badbatch-<samples>-r<rank>.safetensors`.
+    `badbatch-<samples>-r<rank>.safetensors`. An overflow under a loss scale (16-mixed) is neither
+    counted nor kept: the scale is halved, and that is its mend.
 
     Args:
         on_nonfinite: "skip" (ten in a row end the run) or "stop" (the first one does).
@@ -52,6 +54,8 @@ class NonFiniteGuard(StepCallback):
         batches, self._batches = self._batches, []
         if not module.step_skipped:
             self.in_a_row = 0
+            return
+        if _scale_too_high(trainer, batches):
             return
         self.in_a_row += 1
         kept = self._keep(batches, module, trainer.global_rank, samples_seen)
@@ -90,3 +94,13 @@ class NonFiniteGuard(StepCallback):
         except OSError as error:
             return f"its batch could not be kept ({error.strerror})"
         return f"its batch is in {path}"
+
+
+def _scale_too_high(trainer: Trainer, batches: list[tuple[Batch, Tensor]]) -> bool:
+    """Whether float16 overflowed only because finite losses were scaled up."""
+    plugin = trainer.precision_plugin
+    scaler = plugin.scaler if isinstance(plugin, MixedPrecision) else None
+    if scaler is None:
+        return False
+    finite = scaler.get_scale() >= 1 and all(bool(loss.isfinite()) for _, loss in batches)
+    return trainer.strategy.reduce_boolean_decision(finite, all=True)

@@ -6,7 +6,7 @@ import signal
 
 import torch
 import torch.distributed
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_restore.errors import Interrupted, LitRestoreError, Preempted
 from lit_restore.io import signals
@@ -22,8 +22,12 @@ class StopRequest:
     def __init__(self) -> None:
         self._group: torch.distributed.ProcessGroup | None = None
 
+    def take_signals(self, trainer: Trainer) -> None:
+        """Keep Lightning from putting its own handlers in place; in a `setup` hook."""
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
     def start(self, trainer: Trainer) -> None:
-        """Take the signals back from Lightning, once its own handlers are registered."""
+        """Make what the ranks agree by, once they have joined."""
         signals.reinstall()
         loop = trainer.fit_loop.epoch_loop
         if hasattr(loop, "_broadcast_sigterm_tensor"):
@@ -45,6 +49,41 @@ class StopRequest:
     def close(self) -> None:
         """Forget the group, which ends with the process group."""
         self._group = None
+
+
+class StopUse(Callback):
+    """Ends `validate`, `test` and `predict` after the batch in which a signal came.
+
+    Raises:
+        Preempted, Interrupted: from the hooks; nothing is lost, as nothing was to be saved.
+    """
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep the signals."""
+        self.stop.take_signals(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make what the ranks agree by."""
+        self.stop.start(trainer)
+
+    def on_validation_batch_end(self, *args: object, **kwargs: object) -> None:
+        """Stop here where it is asked for."""
+        number = self.stop.signal()
+        if number:
+            raise stopped_by(number, 0)
+
+    def on_test_batch_end(self, *args: object, **kwargs: object) -> None:
+        """As in validation."""
+        self.on_validation_batch_end()
+
+    def on_predict_batch_end(self, *args: object, **kwargs: object) -> None:
+        """As in validation."""
+        self.on_validation_batch_end()
+
+    on_test_start = on_predict_start = on_validation_start
 
 
 def stopped_by(number: int, samples_seen: int) -> LitRestoreError:

@@ -8,7 +8,8 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
-from lit_restore.io import fs
+from lit_restore.errors import SaveError
+from lit_restore.io import failpoints, fs
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ class Mirror(Protocol):
 
     def picture(self, samples_seen: int, name: str, path: Path) -> None:
         """Take one picture."""
+
+    def start(self) -> None:
+        """The run begins: nothing was wrong with its input."""
 
     def close(self) -> None:
         """The run ends."""
@@ -43,6 +47,11 @@ class Records:
         self.mirror = mirror
         self.writes = writes
 
+    def start(self) -> None:
+        """Begin the mirror."""
+        if self.writes and self.mirror is not None:
+            self.mirror.start()
+
     def write(self, kind: str, samples_seen: int, values: dict[str, float]) -> None:
         """Append one record; numbers that are not finite are written as null."""
         if not self.writes:
@@ -58,6 +67,7 @@ class Records:
         if not self.writes:
             return
         try:
+            failpoints.hit("record.append")
             fs.append(self.path, (json.dumps(row) + "\n").encode())
         except OSError as error:  # a full disk ends no training; the saves decide that
             _log.warning("%s: a record is lost (%s)", self.path, error.strerror)
@@ -67,17 +77,28 @@ class Records:
         if self.writes and self.mirror is not None:
             self.mirror.picture(samples_seen, name, path)
 
-    def cut_back(self, samples_seen: int) -> None:
+    def cut_back(self, samples_seen: int, *, without: str | None = None) -> None:
         """Drop, in one replacement of the file, what came after `samples_seen`.
 
         A line that a crash cut short goes too.
+
+        Args:
+            samples_seen: the last position that stays.
+            without: a kind whose record at `samples_seen` itself goes too: it will be made again.
+
+        Raises:
+            SaveError: the file cannot be replaced.
         """
         if not self.writes or not fs.exists(self.path):
             return
         lines = fs.read_text(self.path).splitlines(keepends=True)
-        kept = [line for line in lines if _position(line) <= samples_seen]
-        if kept != lines:
+        kept = [line for line in lines if _stays(line, samples_seen, without)]
+        if kept == lines:
+            return
+        try:
             fs.write_atomic(self.path, "".join(kept))
+        except OSError as error:
+            raise SaveError(f"{self.path}: {error.strerror}; free some space") from None
 
     def close(self) -> None:
         """End the mirror."""
@@ -85,8 +106,10 @@ class Records:
             self.mirror.close()
 
 
-def _position(line: str) -> float:
+def _stays(line: str, last: int, without: str | None) -> bool:
     try:
-        return int(json.loads(line)["samples_seen"])
+        row = json.loads(line)
+        position = int(row["samples_seen"])
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return False
+    return position < last or (position == last and (not without or row.get("kind") != without))

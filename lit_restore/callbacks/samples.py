@@ -63,9 +63,10 @@ class SampleGrid(StepCallback):
         return self.run_dir / "samples" / f"grid-{samples_seen:012d}.png"
 
     def _draw(self, trainer: Trainer, module: TrainingModule, samples_seen: int) -> None:
+        last = samples_seen == module.data.total_samples  # a few seconds, and the run is done
         rows = []
         for number in range(min(self.count, len(module.data.sources["val"]))):
-            if self.stop is not None and self.stop.signal():
+            if not last and self.stop is not None and self.stop.signal():
                 return  # drawn when the run is resumed
             failpoints.hit("grid.draw")
             with torch.no_grad(), trainer.precision_plugin.forward_context():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_restore.errors import ExitCode, SaveError, UserError
+from lit_restore.errors import ExitCode, UserError
+from lit_restore.evaluation import given
 from lit_restore.io import fs
 
 if TYPE_CHECKING:
@@ -21,25 +23,44 @@ Writes IMAGE's stem with .denoised.png beside it, 8 bits, upright. The noise lev
 levels of an 8-bit picture (0 to 255 is black to white): 5 is a little noise, 25 is a lot, 50 hides
 detail; `auto` estimates it from the picture's finest wavelets. Too low leaves noise, too high
 smooths. Exit code 3: some pictures failed, the others are written."""
+_LONGEST_NAME = 255 - len("tmp--01234567")
+"""Bytes of a result's name; while it is written it carries a few more."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = _EXPLANATION
     add = parser.add_argument
-    add("images", nargs="+", type=Path, metavar="IMAGE")
-    add("--ckpt", required=True, metavar="F", help="an exported file, checkpoint or run folder")
+    add("images", nargs="+", type=given.path, metavar="IMAGE")
+    add(
+        "--ckpt",
+        required=True,
+        type=given.path,
+        metavar="F",
+        help="an exported file, checkpoint or run folder",
+    )
     add("--sigma", default="auto", metavar="25", help="noise in 8-bit levels, or auto (default)")
-    add("--out", type=Path, metavar="DIR", help="a folder for the results")
+    add("--out", type=given.path, metavar="DIR", help="a folder for the results")
     add("--force", action="store_true", help="overwrite results that exist")
-    add("--profile", metavar="NAME", help="which average of the weights; raw for none")
+    add(
+        "--profile",
+        type=given.text,
+        metavar="NAME",
+        help="which average of the weights; raw for none",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--background", metavar="COLOUR", help="to lay transparent pictures on")
 
 
 def run(args: argparse.Namespace) -> int:
     """Denoise every picture; exit code 3 if some failed."""
+    given.print_any_name()
     level = _level(args.sigma)
+    given.check_background(args.background)
+    if args.out is not None:
+        given.check_out(args.out)
+    for source in args.images:
+        _check_source(source)
     targets = _targets(args.images, args.out, force=args.force)
     job = _job(args)
     failed = 0
@@ -50,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
             failed += 1
         except OSError as error:
-            raise SaveError(f"{target}: cannot write ({error.strerror or error})") from None
+            raise given.cannot_write(target, error) from None
         else:
             found = " (estimated)" if level is None else ""
             print(f"{target}: noise of {sigma * 255:.3g} of 255{found} removed")
@@ -73,32 +94,58 @@ def _level(text: str) -> float | None:
     return value / 255
 
 
+def _check_source(source: Path) -> None:
+    """Refuse what is no file at all; what is in it shows when its turn comes."""
+    if fs.is_dir(source):
+        raise UserError(f"is a folder; give its pictures: {source}/*.png", where=source)
+    if "*" in source.name and not fs.exists(source):
+        raise UserError("no such picture; the pattern matches no file", where=source)
+    try:
+        fs.open_read(source).close()
+    except UserError as error:
+        raise given.with_mend(error, "check its name, and the folder you are in") from None
+
+
 def _targets(sources: list[Path], out: Path | None, *, force: bool) -> dict[Path, Path]:
     """Source → where its result goes; no two to one place."""
     targets: dict[Path, Path] = {}
+    first: dict[str, Path] = {}
     for source in dict.fromkeys(sources):
         target = (source.parent if out is None else out) / f"{source.stem}.denoised.png"
-        if target in targets.values():
-            other = next(path for path, place in targets.items() if place == target)
-            raise UserError(f"{other} would be written to the same {target}", where=source)
-        if fs.exists(target) and not force:
-            raise UserError("exists; --force overwrites it", where=target)
+        # Two spellings of one folder are one place.
+        other = first.setdefault(os.path.realpath(target), source)
+        if other != source and os.path.realpath(other) == os.path.realpath(source):
+            continue
+        if other != source:
+            raise UserError(
+                f"{other} would be written to the same {target}; rename one, or denoise them one "
+                "by one into an --out each",
+                where=source,
+            )
+        _check_target(target, force=force)
         targets[source] = target
     return targets
 
 
+def _check_target(target: Path, *, force: bool) -> None:
+    if len(os.fsencode(target.name)) > _LONGEST_NAME:
+        raise UserError("is too long a name for a result; rename the picture", where=target)
+    if fs.is_dir(target):
+        raise UserError("is a folder where the result would be; rename it", where=target)
+    if fs.exists(target) and not force:
+        raise UserError("exists; --force overwrites it", where=target)
+
+
 def _job(args: argparse.Namespace) -> _Job:
     from lit_restore.evaluation.methods import (
-        check_denoiser,
         denoise_with,
         image_channels,
+        load_denoiser,
         pick_device,
     )
-    from lit_restore.weights.loading import load_network
 
     device = pick_device(args.device)
-    loaded = load_network(Path(args.ckpt), profile=args.profile)
-    check_denoiser(loaded, Path(args.ckpt))
+    loaded = load_denoiser(args.ckpt, profile=args.profile)
     return _Job(
         restore=denoise_with(loaded.net.to(device), device),
         channels=image_channels(loaded),
@@ -125,12 +172,15 @@ class _Job:
             message = f"colour profile {picture.profile} is not kept; colours may look different"
             print(f"note: {source}: {message}", file=sys.stderr)
         noisy = from_pixels(picture.pixels)
-        sigma = estimate_sigma(noisy) if level is None else level
+        try:
+            sigma = estimate_sigma(noisy) if level is None else level
+        except UserError as error:
+            raise UserError(error.message, where=source) from None
         fitting = _with_channels(noisy, self.channels, source)
         try:
             estimate = restore_tiled(self.restore, fitting, sigma)
         except (RuntimeError, MemoryError) as error:
-            raise UserError(str(error), where=source) from None
+            raise UserError(str(error) or "is too large for the memory", where=source) from None
         if not estimate.isfinite().all():
             raise UserError("the network's output is not finite", where=source)
         if noisy.shape[1] < estimate.shape[1]:
@@ -146,4 +196,8 @@ def _with_channels(noisy: Tensor, channels: int, source: Path) -> Tensor:
         return noisy
     if noisy.shape[1] == 1:
         return noisy.expand(-1, channels, -1, -1)
-    raise UserError("is a colour picture; this network takes grey ones", where=source)
+    raise UserError(
+        "is a colour picture, the network takes grey ones; convert it to grey, or give a --ckpt "
+        "for colour",
+        where=source,
+    )

@@ -9,11 +9,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_restore.cli.entry import OneLineArguments, guarded
-from lit_restore.errors import ExitCode, SaveError
+from lit_restore.errors import ExitCode, UserError
+from lit_restore.evaluation import given
 
 if TYPE_CHECKING:
     from lit_restore.evaluation.report import Outcome
@@ -28,15 +28,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    given.print_any_name()
+    _check_utf8(argv)
     args = _parser().parse_args(argv)
     if args.command == "protocols":
         return _protocols(args.name)
     command = shlex.join(["python", _PROGRAM, *(word for word in argv if word != "--resume")])
     try:
         return _run(args, command) if args.command == "run" else _compare(args, command)
+    except BrokenPipeError:
+        raise  # `… | head` closed stdout; no file is to blame
     except OSError as error:
-        where = error.filename or args.out
-        raise SaveError(f"{where}: cannot write ({error.strerror or error})") from None
+        raise given.cannot_write(error.filename or args.out, error) from None
+
+
+def _check_utf8(argv: Sequence[str]) -> None:
+    """The command stands in the run's files, which are UTF-8."""
+    for word in argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError("is not UTF-8; rename it", where=ascii(word)) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,12 +76,22 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]F",
         help="an exported file, a checkpoint folder or a run folder; again for another row",
     )
-    add("--data", metavar="D", help="a folder, a tar archive, or skimage for its photographs")
+    add(
+        "--data",
+        type=given.text,
+        metavar="D",
+        help="a folder, a tar archive, or skimage for its photographs",
+    )
     add("--prefix", default="", metavar="P", help="only what is below this folder in the data")
-    add("--keys", type=Path, metavar="FILE", help="only these pictures, one name a line")
+    add("--keys", type=given.path, metavar="FILE", help="only these pictures, one name a line")
     add("--seeds", type=_seeds, default=(0,), metavar="0,1,…", help="of the noise (default 0)")
     add("--baselines", type=_names, metavar="A,B", help="instead of the protocol's own")
-    add("--profile", metavar="NAME", help="which average of the weights; raw for none")
+    add(
+        "--profile",
+        type=given.text,
+        metavar="NAME",
+        help="which average of the weights; raw for none",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--batch", type=int, default=1, metavar="N", help="pictures of one shape at once")
     add(
@@ -89,7 +111,13 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]DIR",
         help="pictures to measure; again for another row",
     )
-    add("--target", required=True, metavar="DIR", help="their truths, of the same names")
+    add(
+        "--target",
+        type=given.text,
+        required=True,
+        metavar="DIR",
+        help="their truths, of the same names",
+    )
     add("--strip-suffix", metavar="REGEX", help="cut from the ends of names before pairing")
     add("--allow-missing", action="store_true", help="measure the pairs there are")
     _common_arguments(parser)
@@ -98,7 +126,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 def _common_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--protocol", required=True, metavar="P", help="see: python evaluate.py protocols")
-    add("--out", type=Path, required=True, metavar="RUN", help="a new folder for the results")
+    add("--out", type=given.path, required=True, metavar="RUN", help="a new folder for the results")
     add("--background", metavar="COLOUR", help="to lay transparent pictures on")
     add("--pictures", type=int, default=24, metavar="N", help="how many to draw (default 24)")
 
@@ -107,9 +135,10 @@ def _seeds(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no list of whole numbers") from None
+        reason = f"{text} is no list of whole numbers; write 0,1,2".lstrip()
+        raise argparse.ArgumentTypeError(reason) from None
     if len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f"{text} names one twice")
+        raise argparse.ArgumentTypeError(f"{text} names one twice; leave one out")
     return seeds
 
 

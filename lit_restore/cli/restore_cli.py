@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,22 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_restore.callbacks.assemble import Run
 from lit_restore.callbacks.checkpoints import Checkpoints
-from lit_restore.callbacks.ema import EMA
+from lit_restore.callbacks.ema import EMA, EMAProfile
 from lit_restore.callbacks.metrics import Metrics
 from lit_restore.callbacks.nonfinite import NonFiniteGuard
 from lit_restore.callbacks.samples import SampleGrid
 from lit_restore.callbacks.trace import Trace
 from lit_restore.callbacks.validation import Validation
-from lit_restore.cli.keys import REFUSED, KeyChecker
-from lit_restore.cli.parser import OneLineParser, one_line, option_keys
+from lit_restore.cli.keys import REFUSED, KeyChecker, options_given, refuse_environment
+from lit_restore.cli.parser import OneLineParser, one_line, option_keys, refuse_nulls
+from lit_restore.cli.refusals import in_full, maker_of
 from lit_restore.cli.run_options import WandbOptions
 from lit_restore.data import ShardDataModule
 from lit_restore.errors import UserError
 from lit_restore.io.redact import redact_tree
 from lit_restore.networks import NETWORKS
 from lit_restore.parallel.precision import check_precision
+from lit_restore.parallel.strategy import check_strategy
 from lit_restore.training import TrainingModule
 
 _log = logging.getLogger(__name__)
@@ -135,16 +138,18 @@ class RestoreCLI(LightningCLI):
         if self._wanted is not None:
             self._check_keys(self._subcommand_parsers[self._wanted])
         self.config = parser.parse_args(args)
+        if self._wanted is not None:
+            refuse_nulls(self._subcommand_parsers[self._wanted], self.config[self._wanted])
 
     def _check_keys(self, parser: LightningArgumentParser) -> None:
-        checker = KeyChecker(option_keys(parser), {"model.net": NETWORKS})
+        refuse_environment(os.environ)
+        checker = KeyChecker(
+            option_keys(parser), {"model.net": NETWORKS}, {"ema.profiles": EMAProfile}
+        )
         for where, tree in self._trees:
             checker.check(tree, where)
-        for word in self._argv:
-            if word.startswith("--") and word not in ("--help", "--config"):
-                key = word[2:].partition("=")[0].rstrip("+")
-                if key != "print_config":
-                    checker.check_key(key)
+        for key, value in options_given(self._argv):
+            checker.check({key: value}, None)
 
     def _parse_ckpt_path(self) -> None:
         """Checkpoints are ours to load, not Lightning's."""
@@ -158,11 +163,11 @@ class RestoreCLI(LightningCLI):
         seed_everything(seed, workers=False, verbose=False)
 
     def instantiate_classes(self) -> None:
-        """Build the parts; what a constructor refuses is one line, like any wrong option."""
+        """Build the parts; what Lightning's constructors refuse is one line, our bugs are not."""
         try:
             super().instantiate_classes()
-        except UserError:
-            raise
+        except UserError as error:
+            raise in_full(error) from error.__cause__
         except (
             ValueError,
             TypeError,
@@ -170,12 +175,22 @@ class RestoreCLI(LightningCLI):
             ImportError,
             MisconfigurationException,
         ) as error:
-            raise UserError(one_line(str(error))) from error
+            maker = maker_of(error)
+            if maker is None:
+                raise
+            raise UserError(one_line(str(error)), where=maker or None) from error
+        channels = self.model.net.options.get("channels", 3)
+        if channels != 3:
+            raise UserError(
+                f"{channels} does not fit: images are read as RGB; use 3",
+                where="model.net.channels",
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what its options mean here, and our callbacks in their order."""
         options = self._get(self.config_init, "trainer")
         check_precision(options)
+        check_strategy(options)
         self.run_parts = self._run()
         own = {
             "callbacks": [*(options.get("callbacks") or []), *self.run_parts.callbacks],

@@ -11,6 +11,7 @@ from pathlib import Path
 from lit_restore.cli.entry import guarded
 from lit_restore.errors import ExitCode, LitRestoreError, Preempted, UserError
 from lit_restore.io import signals, status
+from lit_restore.io.launch import launch_rank
 from lit_restore.io.redact import redact
 from lit_restore.io.yaml import read_yaml
 
@@ -117,7 +118,7 @@ def setting(
 
 def _tell(run_dir: Path, code: ExitCode, message: str) -> None:
     """STATUS.json of a run that ended; nothing where the run folder was never made."""
-    if int(os.environ.get("LOCAL_RANK", "0")) or not run_dir.is_dir():
+    if launch_rank() or not run_dir.is_dir():
         return
     before = status.read_status(run_dir)
     if code == ExitCode.INPUT and before is not None and before.pid != os.getpid():

@@ -64,6 +64,8 @@ class Refusal:
 
     message: str
     where: str | None
+    unreadable: bool = False
+    """The file is at fault, not what was asked of its picture."""
 
 
 def collate(samples: Sequence[Sample | Refusal]) -> Batch | Refusal:

@@ -67,8 +67,8 @@ class ShardDataModule(LightningDataModule):
         prefetch: batches each worker keeps ready.
         cache: decoded images that each process keeps in memory, megabytes; for small data sets.
         shuffle_window: shards shuffled together; the working set of the training data.
-        max_bad: unreadable samples replaced before the run ends; none for the larger of 10 and
-            0.1 % of the data set.
+        max_bad: unreadable samples replaced before the run ends, on each rank; none for the larger
+            of 10 and 0.1 % of the data set.
         max_bad_shards: training shards that cannot be indexed and are left out of the run.
         procedural: the images behind `train: procedural`.
         total_samples: length of the run in samples (set by the top-level option of this name).
@@ -153,7 +153,7 @@ class ShardDataModule(LightningDataModule):
                 self.sources[split] = self._open(data, split)
         if stage == "fit":
             self.plan()  # an impossible batch is told before anything is loaded
-            self._check_crop()
+            self._check_crops()
 
     def train_dataloader(self) -> DataLoader[Sample | Refusal]:
         """Micro-batches of this rank, from `start_position` to the end of the run."""
@@ -262,17 +262,17 @@ class ShardDataModule(LightningDataModule):
             self.bad = BadSamples(self._allowed_bad(source), source.bad_shards)
         return CachedSource(source, megabytes=self.cache) if self.cache and training else source
 
-    def _check_crop(self) -> None:
+    def _check_crops(self) -> None:
         """Try the first sample of each shard, so that an impossible crop is told at once."""
         source = self.sources["train"]
-        first = 0
         order = Order(source.counts, seed=self.seed, window=0)
-        samples = TrainingSamples(source, order, augmentation=self.augmentation, seed=self.seed)
-        for count in source.counts:
-            sample = samples[first]
-            if isinstance(sample, Refusal) and "crop" in sample.message:
-                raise UserError(sample.message, where=sample.where)
-            first += count
+        _try_firsts(
+            TrainingSamples(source, order, augmentation=self.augmentation, seed=self.seed), source
+        )
+        if "val" in self.sources and self.val_crop is not None:
+            _try_firsts(
+                OrderedSamples(self.sources["val"], crop=self.val_crop), self.sources["val"]
+            )
 
     def _allowed_bad(self, source: Source) -> int:
         return max(10, len(source) // 1000) if self.max_bad is None else self.max_bad
@@ -313,6 +313,15 @@ class ShardDataModule(LightningDataModule):
                 for image, name in zip(batch["image"], names, strict=True)
             ]
         )
+
+
+def _try_firsts(samples: Dataset[Sample | Refusal], source: Source) -> None:
+    first = 0
+    for count in source.counts:
+        sample = samples[first]
+        if isinstance(sample, Refusal) and not sample.unreadable:
+            raise UserError(sample.message, where=sample.where)
+        first += count
 
 
 def _start_worker(worker: int) -> None:

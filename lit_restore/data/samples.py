@@ -64,7 +64,8 @@ class TrainingSamples(Dataset[Sample | Refusal]):
             except UserError as error:
                 return Refusal(error.message, self.source.where(index))
         name, reason = bad[0]
-        return Refusal(f"{reason}; the next {_TRIES - 1} samples cannot be read either", name)
+        message = f"{reason}; the next {_TRIES - 1} samples cannot be read either"
+        return Refusal(message, name, unreadable=True)
 
     def _augment(self, sample: Sample) -> Sample:
         draw = numpy_generator(self.seed, sample.position, "crop")

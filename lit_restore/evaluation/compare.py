@@ -11,7 +11,14 @@ from pathlib import Path
 from torch import Tensor
 
 from lit_restore.errors import UserError
-from lit_restore.evaluation.identity import Identity, digests, open_run, versions
+from lit_restore.evaluation.given import check_background, check_pictures
+from lit_restore.evaluation.identity import (
+    Identity,
+    check_run_folder,
+    digests,
+    open_run,
+    versions,
+)
 from lit_restore.evaluation.methods import Method, check_names, split_name
 from lit_restore.evaluation.protocols import Protocol, find_protocol
 from lit_restore.evaluation.quantise import Pixels
@@ -54,6 +61,9 @@ def compare(options: CompareOptions) -> tuple[Outcome, list[str]]:
         OSError: the run folder cannot be written.
     """
     protocol = _protocol(options.protocol)
+    check_background(options.background)
+    check_pictures(options.pictures)
+    check_run_folder(options.out, resume=None)
     named = [split_name(text, option="--pred") for text in options.preds]
     methods = [Method(name=name, restore=_given) for name, _ in named]
     check_names(methods, "--pred")
@@ -62,7 +72,7 @@ def compare(options: CompareOptions) -> tuple[Outcome, list[str]]:
     keys = _paired(target, preds, allow_missing=options.allow_missing)
     remarks = _check_pairs(keys, target, preds, options.background)
     identity = _identity(options, protocol, keys, target, preds)
-    with open_run(options.out, identity, command=options.command, resume=False):
+    with open_run(options.out, identity, command=options.command, resume=None):
         with RowWriter(options.out) as writer:
             for key in keys:
                 for name, side in preds.items():
@@ -110,16 +120,20 @@ def _side(data: str, option: str, strip_suffix: str | None) -> dict[str, Item]:
         suffix = re.compile(f"(?:{strip_suffix})$")
     except re.error as error:
         raise UserError(
-            f"is no regular expression ({error})", where=f"--strip-suffix {strip_suffix}"
+            f"is no regular expression ({error}); put \\ before a plain dot or bracket",
+            where=f"--strip-suffix {strip_suffix}",
         ) from None
     side: dict[str, Item] = {}
     for item in items:
         key = suffix.sub("", item.key)
         if key in side or not key:
-            first = shown(side[key].where) if key in side else "no name"
+            where = f"--strip-suffix {strip_suffix}"
+            if not key:
+                raise UserError(f"leaves nothing of {shown(item.where)}; cut less", where=where)
             raise UserError(
-                f"leaves {first} and {shown(item.where)} with one key {shown(key)!r}",
-                where=f"--strip-suffix {strip_suffix}",
+                f"leaves {shown(side[key].where)} and {shown(item.where)} with one key "
+                f"{shown(key)!r}; cut less",
+                where=where,
             )
         side[key] = item
     return side
@@ -155,7 +169,9 @@ def _check_pairs(
                 continue
             if pred.pixels.shape != truth.pixels.shape:
                 raise UserError(
-                    f"is {_size(pred)}, the truth is {_size(truth)}", where=side[key].where
+                    f"is {_size(pred)}, the truth is {_size(truth)}; make them alike, or take both "
+                    "away",
+                    where=side[key].where,
                 )
             if pred.profile != truth.profile and not remarks:
                 remarks.append(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_restore.errors import UserError
+from lit_restore.evaluation.given import check_out, with_mend
 from lit_restore.evaluation.sources import Item, listed
 from lit_restore.io import fs
 from lit_restore.io.lock import NAME, RunLock
@@ -68,7 +69,7 @@ def write_identity(run: Path, identity: Identity, command: str) -> None:
 
 
 @contextmanager
-def open_run(out: Path, identity: Identity, *, command: str, resume: bool) -> Iterator[str]:
+def open_run(out: Path, identity: Identity, *, command: str, resume: bool | None) -> Iterator[str]:
     """Hold a run folder, new or to go on with, while this process works in it.
 
     Args:
@@ -76,26 +77,60 @@ def open_run(out: Path, identity: Identity, *, command: str, resume: bool) -> It
         identity: of this evaluation.
         command: written into a new folder.
         resume: go on with a folder that exists; a new one is made all the same where there is none.
+            None: this kind of evaluation is never gone on with.
 
     Yields:
         The command that made the folder.
 
     Raises:
         UserError: the folder exists (without `resume`), is no run or another one's, or is in use.
+        OSError: it cannot be made.
     """
-    held = [path.name for path in fs.list_dir(out)] if fs.exists(out) else []
-    if held and not resume:
-        raise UserError("exists; go on with --resume, or choose another --out", where=out)
-    with RunLock(out):
-        if RUN in held:
+    check_run_folder(out, resume=resume)
+    fs.make_dir(out)
+    with _locked(out):
+        if fs.exists(out / RUN):
             made_by = check_identity(out, identity)
             sweep(out)
             yield made_by
             return
-        if any(name not in (DATA, NAME) and not name.startswith(fs.TEMPORARY) for name in held):
-            raise UserError(f"holds no {RUN}, so is no evaluation; choose another --out", where=out)
         write_identity(out, identity, command)
         yield command
+
+
+def check_run_folder(out: Path, *, resume: bool | None) -> None:
+    """Refuse a run folder that cannot be used, without touching it.
+
+    Args:
+        out: the folder.
+        resume: as `open_run`.
+
+    Raises:
+        UserError: it is a file, exists (without `resume`), or is no run.
+    """
+    check_out(out)
+    try:
+        held = [path.name for path in fs.list_dir(out)] if fs.exists(out) else []
+    except UserError as error:
+        raise with_mend(error, "choose another --out") from None
+    if not held:
+        return
+    ours = all(name in (DATA, NAME) or name.startswith(fs.TEMPORARY) for name in held)
+    if RUN not in held and not ours:
+        raise UserError(f"holds no {RUN}, so is no evaluation; choose another --out", where=out)
+    if not resume:
+        way = "choose another" if resume is None else "go on with --resume, or choose another"
+        raise UserError(f"exists; {way} --out", where=out)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    try:
+        lock = RunLock(out)
+    except UserError as error:
+        raise with_mend(error, "choose another --out") from None
+    with lock:
+        yield
 
 
 def sweep(folder: Path) -> None:

@@ -128,10 +128,7 @@ class Loop:
     ) -> None:
         try:
             if method.channels not in (None, noisy.shape[1]):
-                raise UserError(
-                    f"the picture has {noisy.shape[1]} channels, the network takes "
-                    f"{method.channels}"
-                )
+                raise UserError(_other_channels(noisy.shape[1], method))
             self._warm_up(noisy, level)
             with _counted(method.network) as counter:
                 estimate, seconds = _timed(method, noisy, level)
@@ -219,6 +216,15 @@ def _counted(network: nn.Module | None) -> Iterator[_Counter]:
         yield counter
     finally:
         handle.remove()
+
+
+def _other_channels(found: int, method: Method) -> str:
+    """Converting it here would be another protocol; what to do about it is said instead."""
+    kind, wanted = ("grey" if n == 1 else "RGB" for n in (found, method.channels))
+    return (
+        f"is {kind}, the network takes {wanted} pictures; save it as {wanted}, or choose others "
+        "with --keys"
+    )
 
 
 def _on_gpu(network: nn.Module) -> bool:

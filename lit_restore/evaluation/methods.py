@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_restore.errors import UserError
+from lit_restore.evaluation.given import with_mend
 from lit_restore.io import fs
 from lit_restore.io.wording import shown
 from lit_restore.networks import apply_padded
@@ -21,6 +22,7 @@ Restore: TypeAlias = Callable[[Tensor, float], Tensor]
 """(noisy (B, C, H, W) float32, σ in image units) → (B, C, H, W), on any device."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_CKPT = "--ckpt takes a file of `lit-restore export`, a checkpoint folder or a run folder"
 _TAKEN = re.compile(r"clean|noisy|tv-chambolle.*")
 
 
@@ -61,8 +63,7 @@ def network_method(text: str, *, profile: str | None, device: torch.device) -> M
         raise UserError(
             f"the name {name} is taken; give another: NAME={path}", where=f"--ckpt {text}"
         )
-    loaded = load_network(path, profile=profile)
-    check_denoiser(loaded, path)
+    loaded = load_denoiser(path, profile=profile)
     net = loaded.net.to(device)
     return Method(
         name=name,
@@ -73,11 +74,26 @@ def network_method(text: str, *, profile: str | None, device: torch.device) -> M
     )
 
 
-def check_denoiser(loaded: LoadedNetwork, where: Path) -> None:
-    """Refuse networks that were trained for something else."""
+def load_denoiser(path: Path, *, profile: str | None) -> LoadedNetwork:
+    """The network that ``--ckpt`` names.
+
+    Args:
+        path: an exported file, a checkpoint folder or a run folder.
+        profile: which average of the weights to take; by default the first.
+
+    Raises:
+        UserError: there is no network, it is damaged, lacks the profile, or was trained for
+            something else.
+    """
+    try:
+        loaded = load_network(path, profile=profile)
+    except UserError as error:
+        mend = "leave --profile out" if "profile" in error.message else _CKPT
+        raise with_mend(error, mend) from None
     task = loaded.info.get("task", "denoiser")
     if task != "denoiser":
-        raise UserError(f"was trained for {task}; a denoiser is needed", where=where)
+        raise UserError(f"was trained for {task}; a denoiser is needed", where=path)
+    return loaded
 
 
 def image_channels(loaded: LoadedNetwork) -> int:
@@ -103,10 +119,12 @@ def split_name(text: str, *, option: str) -> tuple[str, Path]:
     """``NAME=PATH`` or ``PATH``, whose last part is the name then.
 
     Raises:
-        UserError: the name cannot be a folder's.
+        UserError: there is no path, or the name cannot be a folder's.
     """
     head, equals, tail = text.partition("=")
     named = bool(equals) and "/" not in head
+    if not (tail if named else text).strip():
+        raise UserError("names no path; give PATH or NAME=PATH", where=f"{option} {text}".strip())
     path = Path(tail if named else text).expanduser()
     default = path.name.removesuffix(".safetensors") or path.resolve().name
     name = head if named else re.sub(r"[^A-Za-z0-9._+-]+", "-", default).strip("-.")[:64]

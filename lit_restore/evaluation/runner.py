@@ -10,7 +10,14 @@ import torch
 
 from lit_restore.errors import UserError
 from lit_restore.evaluation.baselines import find_baselines
-from lit_restore.evaluation.identity import Identity, digests, open_run, versions
+from lit_restore.evaluation.given import check_background, check_pictures
+from lit_restore.evaluation.identity import (
+    Identity,
+    check_run_folder,
+    digests,
+    open_run,
+    versions,
+)
 from lit_restore.evaluation.loop import Loop
 from lit_restore.evaluation.methods import Method, check_names, network_method, pick_device
 from lit_restore.evaluation.protocols import Protocol, find_protocol
@@ -55,6 +62,9 @@ def evaluate(options: RunOptions) -> Outcome:
         OSError: the run folder cannot be written.
     """
     protocol = _protocol(options)
+    check_background(options.background)
+    check_pictures(options.pictures)
+    check_run_folder(options.out, resume=options.resume)
     items = _items(options, protocol)
     device = pick_device(options.device)
     names = protocol.baselines if options.baselines is None else options.baselines
@@ -113,7 +123,7 @@ def _protocol(options: RunOptions) -> Protocol:
             f"{protocol.name} needs pictures: a folder, a tar archive, or skimage", where="--data"
         )
     if options.batch < 1:
-        raise UserError("at least 1", where=f"--batch {options.batch}")
+        raise UserError("at least 1; the default is 1", where=f"--batch {options.batch}")
     return protocol
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lit_restore.errors import UserError
+from lit_restore.evaluation.given import with_mend
 from lit_restore.io import archive, fs, images
 from lit_restore.io.wording import shown
 
@@ -80,7 +81,7 @@ def open_source(
     items = _photographs() if data in PHOTOGRAPHS else _of_path(Path(data).expanduser(), option)
     if prefix:
         items = _below(items, prefix.strip("/") + "/", where)
-    _check_unique(items, where)
+    _check_keys(items, where)
     items.sort(key=lambda item: item.key)
     return items if keys is None else _chosen(items, keys, where)
 
@@ -123,7 +124,7 @@ def _of_path(path: Path, option: str) -> list[Item]:
     if not fs.is_dir(path):
         if not fs.exists(path):
             fs.size(path)  # says what is missing, and suggests a name
-        return _members(path)
+        return _alone(path, option)
     found = list(_files(path))
     pictures = [file for file in found if file.suffix.lower() in _EXTENSIONS]
     if pictures:
@@ -134,6 +135,18 @@ def _of_path(path: Path, option: str) -> list[Item]:
             f"holds no pictures ({', '.join(sorted(_EXTENSIONS))}) and no .tar", where=path
         )
     return [item for file in archives for item in _members(file, f"{file.stem}/")]
+
+
+def _alone(path: Path, option: str) -> list[Item]:
+    """The pictures of one tar archive; what is none is told what would be."""
+    if path.suffix.lower() in _EXTENSIONS:
+        raise UserError(f"is one picture; {option} takes its folder: {path.parent}", where=path)
+    try:
+        return _members(path)
+    except UserError as error:
+        if path.suffix == ".tar":
+            raise
+        raise with_mend(error, f"{option} takes a folder of pictures or a tar archive") from None
 
 
 def _files(folder: Path) -> Iterable[Path]:
@@ -199,14 +212,17 @@ def _below(items: list[Item], prefix: str, where: str) -> list[Item]:
     ]
     if not found:
         folders = sorted({item.key.rpartition("/")[0] for item in items} - {""})
-        held = f"; it has {listed(folders)}" if folders else ""
+        held = f"; it has {listed(folders)}" if folders else "; it has no folders, leave it out"
         raise UserError(f"nothing below --prefix {shown(prefix)}{held}", where=where)
     return found
 
 
-def _check_unique(items: list[Item], where: str) -> None:
+def _check_keys(items: list[Item], where: str) -> None:
+    """Each key is one picture's, and text: it names files and stands in tables."""
     first: dict[str, Item] = {}
     for item in items:
+        if any("\ud800" <= c <= "\udfff" for c in item.key):  # bytes that were no UTF-8
+            raise UserError("its name is not UTF-8; rename it", where=shown(item.where))
         other = first.setdefault(item.key, item)
         if other is not item:
             raise UserError(
@@ -226,7 +242,9 @@ def _chosen(items: list[Item], keys: Iterable[str], where: str) -> list[Item]:
     missing = [key for key, hits in found.items() if not hits]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(found)} --keys are not there: {listed(missing)}", where=where
+            f"{len(missing)} of {len(found)} --keys are not there: {listed(missing)}; names there "
+            f"are like {shown(items[0].key)}",
+            where=where,
         )
     for key, hits in found.items():
         if len(hits) > 1:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from lit_restore.errors import UserError
+from lit_restore.io.launch import launch_rank
 
 VARIABLE = "LIT_RESTORE_FAILPOINTS"
 
@@ -43,6 +44,7 @@ POINTS: dict[str, str] = {
     "train.loss_nan": "`fires`: the loss of this micro-batch becomes NaN",
     "val.batch": "before a batch is validated",
     "grid.draw": "before a sample grid is drawn",
+    "record.append": "before a line is appended to a run's records",
     "shard.read": "before the bytes of a member are read",
     "data.decode": "before an image is decoded",
 }
@@ -78,7 +80,8 @@ class _Clause:
 
     def due(self) -> bool:
         """Count a passage of this process; whether it is one of those to act at."""
-        if self.rank is not None and self.rank != _rank():
+        # The rank is read anew: a forked one gets its number after this module was imported.
+        if self.rank is not None and self.rank != launch_rank():
             return False
         return self.first <= next(self.count) < self.first + self.times
 
@@ -163,11 +166,6 @@ def _parse(part: str) -> tuple[str, _Clause]:
 
 def _refuse(message: str) -> NoReturn:
     raise UserError(message, where=VARIABLE)
-
-
-def _rank() -> int:
-    # Read at every passage: a forked rank gets its number after this module was imported.
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
 if _text := os.environ.get(VARIABLE, ""):

@@ -12,7 +12,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "ImageHeader",
     "Picture",
     "jpeg_bytes",
+    "parse_colour",
     "png_bytes",
     "read_picture",
     "sniff",
@@ -259,7 +260,7 @@ def _opaque(pixels: Pixels, background: str | None, name: str) -> Pixels:
         raise UserError(
             "is partly transparent; give a background colour, or save it without alpha", where=name
         )
-    behind = np.array(_colour(background), np.float64) * (white / 255)
+    behind = np.array(parse_colour(background), np.float64) * (white / 255)
     if channels == 2 and np.ptp(behind) == 0:
         behind = behind[:1]  # grey on grey stays grey
     weight = alpha / white
@@ -268,13 +269,24 @@ def _opaque(pixels: Pixels, background: str | None, name: str) -> Pixels:
     return rounded
 
 
-def _colour(background: str) -> tuple[int, ...]:
-    try:
-        return ImageColor.getrgb(background)[:3]
-    except ValueError:
-        raise UserError(
-            f"{shown(background)} is not a colour; use white or #rrggbb", where="background"
-        ) from None
+def parse_colour(text: str, *, where: str = "background") -> tuple[int, ...]:
+    """Red, green and blue (0 to 255) of a colour's name, ``#rgb``, ``#rrggbb`` …
+
+    Args:
+        text: the colour.
+        where: the option, for the error line.
+
+    Raises:
+        UserError: that is no colour.
+    """
+    levels: tuple[int, ...] = ()
+    with suppress(ValueError):
+        levels = ImageColor.getrgb(text)[:3]
+    if levels and max(levels) <= 255:  # Pillow lets rgb(300,0,0) pass
+        return levels
+    raise UserError(
+        f"{shown(text)} is not a colour; use a name or #rrggbb: white, #ffffff", where=where
+    )
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from lit_restore.errors import UserError
+
 JSONValue: TypeAlias = "bool | int | float | str | list[JSONValue] | dict[str, JSONValue] | None"
 
 
@@ -61,6 +63,39 @@ def _as_json(name: str, value: object) -> JSONValue:
         f"option {name} is {type(value).__name__}, which JSON does not hold"
     )
     return value
+
+
+def require_counts(**options: object) -> None:
+    """Refuse options that are no positive integers.
+
+    Args:
+        **options: name of a constructor's argument → its value.
+
+    Raises:
+        UserError: its `where` is the argument's name; who builds the network knows the rest.
+    """
+    for name, value in options.items():
+        if not _is_count(value):
+            raise UserError(f"expects a positive integer, got {value!r}", where=name)
+
+
+def require_lists_of_counts(**options: object) -> None:
+    """Refuse options that are no sequences of positive integers, one at least.
+
+    Args:
+        **options: name of a constructor's argument → its value.
+
+    Raises:
+        UserError: its `where` is the argument's name.
+    """
+    for name, value in options.items():
+        if not isinstance(value, list | tuple) or not value or not all(map(_is_count, value)):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise UserError(f"expects a list of positive integers, got {shown}", where=name)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def apply_padded(net: nn.Module, x: Tensor, *args: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_restore.errors import UserError
-from lit_restore.networks.base import Network, noise_map
+from lit_restore.networks.base import Network, noise_map, require_counts
 
 
 class FFDNet(Network):
@@ -29,15 +29,16 @@ class FFDNet(Network):
         depth: number of convolutions, at least 2.
 
     Raises:
-        UserError: `depth` is below 2.
+        UserError: a number is not positive, or `depth` is below 2.
     """
 
     multiple = 2
 
     def __init__(self, channels: int = 3, width: int = 96, depth: int = 12) -> None:
         super().__init__()
+        require_counts(channels=channels, width=width, depth=depth)
         if depth < 2:
-            raise UserError(f"{depth} is below 2, the first and the last layer", where="net.depth")
+            raise UserError(f"{depth} is below 2, the first and the last layer", where="depth")
         self.channels = channels
         pixels = 4 * channels
         widths = [pixels + 1, *[width] * (depth - 1), pixels]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_restore.errors import UserError
-from lit_restore.networks.base import Network, noise_map
+from lit_restore.networks.base import Network, noise_map, require_counts
 
 
 class MIRNet(Network):
@@ -41,7 +41,8 @@ class MIRNet(Network):
         reduction: ratio of the channels to those inside the attentions.
 
     Raises:
-        UserError: `in_channels` fits neither form.
+        UserError: a number is not positive, `in_channels` fits neither form, or `reduction` leaves
+            no channel.
     """
 
     def __init__(
@@ -57,11 +58,17 @@ class MIRNet(Network):
         reduction: int = 8,
     ) -> None:
         super().__init__()
+        require_counts(
+            in_channels=in_channels, channels=channels, width=width, rrgs=rrgs, msrbs=msrbs,
+            streams=streams, columns=columns, reduction=reduction,
+        )  # fmt: skip
         if in_channels not in (channels, channels + 1):
             raise UserError(
                 f"{in_channels} must be channels ({channels}), or one more for a noise map",
-                where="net.in_channels",
+                where="in_channels",
             )
+        if reduction > width:
+            raise UserError(f"{reduction} is above width ({width})", where="reduction")
         self.multiple = 2 ** (streams - 1)
         self.channels = channels
         self.has_noise_map = in_channels > channels

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_restore.errors import UserError
-from lit_restore.networks.base import Network, noise_map
+from lit_restore.networks.base import Network, noise_map, require_counts, require_lists_of_counts
 
 DATA_MEAN = 0.45
 DATA_STD = 0.25
@@ -51,7 +51,7 @@ class UNet(Network):
         unshuffle: side of the pixel blocks that become channels before the finest scale.
 
     Raises:
-        UserError: `widths` and `depths` differ in length or are empty.
+        UserError: a number is not positive, or `widths` and `depths` differ in length or are empty.
     """
 
     def __init__(
@@ -62,8 +62,13 @@ class UNet(Network):
         unshuffle: int = 2,
     ) -> None:
         super().__init__()
-        if not widths or len(widths) != len(depths):
-            raise UserError("needs one entry for each of widths, at least one", where="net.depths")
+        require_counts(channels=channels, unshuffle=unshuffle)
+        require_lists_of_counts(widths=widths, depths=depths)
+        if len(widths) != len(depths):
+            raise UserError(
+                f"needs one entry for each of widths ({len(widths)}), got {len(depths)}",
+                where="depths",
+            )
         self.multiple = unshuffle * 2 ** (len(widths) - 1)
         self.unshuffle = unshuffle
         pixels = channels * unshuffle**2

@@ -11,7 +11,7 @@ from lit_restore.errors import UserError
 
 _ALWAYS = ("32", "32-true", "64", "64-true", "bf16-mixed")
 _SCALED = ("16", "16-mixed")
-_SCALED_STRATEGIES = ("auto", "ddp", "ddp_spawn", "ddp_fork", "single_device")
+_SCALED_STRATEGIES = ("auto", "ddp", "single_device")
 
 
 def check_precision(trainer: Mapping[str, Any]) -> None:

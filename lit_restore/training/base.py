@@ -14,6 +14,7 @@ from lit_restore.data.batch import Batch
 from lit_restore.io import failpoints
 from lit_restore.networks.base import Network
 from lit_restore.parallel.apply import compile_blocks, use_channels_last
+from lit_restore.seeding import layer_seed
 from lit_restore.training.options import OptimizerOptions, ScheduleOptions
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Loss and scalars of one micro-batch."""
+        step, micro = divmod(batch_idx, self.trainer.accumulate_grad_batches)
+        torch.manual_seed(layer_seed(self.seed, self.global_rank, step, micro))
         values = self.losses(batch)
         if failpoints.fires("train.loss_nan"):
             values["loss"] = values["loss"] * float("nan")

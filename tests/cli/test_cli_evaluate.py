@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -176,7 +178,7 @@ def test_what_cannot_be_read_is_a_failed_row_and_exit_code_3(
         "cut": "not a readable JPEG, PNG or WebP (truncated)",
         "empty": "not a readable JPEG, PNG or WebP (empty file)",
         "glass": "is partly transparent; give a background colour",
-        "grey": "the picture has 1 channels, the network takes 3",
+        "grey": "is grey, the network takes RGB pictures; save it as RGB, or choose others with",
     }
     for key, reason in reasons.items():
         failed = rows_of(out, key=key, method="net")
@@ -271,6 +273,28 @@ WRONG = {
     "keys not there": (["--keys", "{keys}"], "1 of 2 --keys are not there: zebra"),
     "no such prefix": (["--prefix", "x"], "nothing below --prefix x/; it has sub"),
     "batch of none": (["--batch", "0"], "at least 1"),
+    "batch below none": (["--batch", "-3"], "--batch -3: at least 1"),
+    "less than no pictures": (["--pictures", "-1"], "--pictures -1: is below 0; 0 draws none"),
+    "no colour": (["--background", "whitish"], "--background: whitish is not a colour; use a name"),
+    "empty colour": (["--background", ""], "is not a colour; use a name or #rrggbb: white, #fff"),
+    "empty data": (["--data", ""], "argument --data: is empty"),
+    "a picture as data": (["--data", "{data}/a.png"], "is one picture; --data takes its folder: "),
+    "a network as data": (["--data", "{net}"], "; --data takes a folder of pictures or a tar arch"),
+    "empty path": (["--ckpt", "x="], "--ckpt x=: names no path; give PATH or NAME=PATH"),
+    "empty network": (["--ckpt", "{empty}"], "empty file; --ckpt takes a file of `lit-restore"),
+    "picture as network": (["--ckpt", "{data}/a.png"], "; --ckpt takes a file of `lit-restore"),
+    "folder as network": (["--ckpt", "{data}"], "holds no complete checkpoint; --ckpt takes a"),
+    "keys of nothing": (["--keys", "{empty}"], "holds no keys (one a line)"),
+    "keys of no name": (["--keys", ""], "argument --keys: is empty"),
+    "out is a file": (["--out", "{net}"], "net.safetensors: is a file; --out names a folder"),
+    "out below a file": (["--out", "{net}/x"], "net.safetensors: is a file; --out names a folder"),
+    "out is empty": (["--out", ""], "argument --out: is empty"),
+    "out is the data": (["--out", "{data}", "--resume"], "holds no run.json, so is no evaluation"),
+    "out cannot be made": (
+        ["--out", "/proc/x"],
+        "/proc/x: cannot write (No such file or directory",
+    ),
+    "no UTF-8": (["--out", "o\udce9"], "'o\\udce9': is not UTF-8; rename it"),
     "batch of words": (["--batch", "two"], "invalid int value"),
     "seeds of words": (["--seeds", "a"], "a is no list of whole numbers"),
     "seed twice": (["--seeds", "1,1"], "1,1 names one twice"),
@@ -284,16 +308,54 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
 ) -> None:
     places = {
         "net": network,
+        "data": data,
+        "empty": tmp_path / "empty",
         "other": write_network(tmp_path / "other.safetensors", task="dimsum"),
         "keys": tmp_path / "keys.txt",
     }
     places["keys"].write_text("a\nzebra\n")
+    places["empty"].write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
     words, message = WRONG[case]
     base = ["run", "--protocol", "denoise-25", "--data", data, "--ckpt", network]
     given = [word.format(**places) for word in words]
     out = tmp_path / "out"
     assert message in error_of(capsys, *base, "--out", out, *given)
-    assert not out.exists()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_colour_picture_under_a_network_of_grey_says_what_to_do(
+    data: Path, tmp_path: Path
+) -> None:
+    net = UNet(widths=[4], depths=[1], channels=1)
+    save_exported(tmp_path / "g.safetensors", net, info={"task": "denoiser", "profile": "raw"})
+    words = ["run", "--protocol", "denoise-25", "--data", data, "--out", tmp_path / "out"]
+    assert run(*words, "--ckpt", tmp_path / "g.safetensors", "--pictures", "0") == 3
+    assert {row["error"] for row in rows_of(tmp_path / "out", method="g")} == {
+        "is RGB, the network takes grey pictures; save it as grey, or choose others with --keys"
+    }
+
+
+def test_a_name_that_is_no_text_is_refused(
+    data: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / os.fsdecode(b"caf\xe9.png")).write_bytes(encoded(picture(0)))
+    words = ["run", "--protocol", "denoise-25", "--data", data, "--ckpt", network]
+    message = error_of(capsys, *words, "--out", tmp_path / "out")
+    assert message.endswith("its name is not UTF-8; rename it")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reader_who_goes_away_is_no_full_disk(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> int:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr("lit_restore.cli.evaluate._tell", gone)
+    monkeypatch.setattr("os.dup2", lambda *_: None)  # the test's own stdout stays
+    words = ["run", "--protocol", "denoise-25", "--data", data, "--out", tmp_path / "out"]
+    assert run(*words, "--pictures", "0") == 0
 
 
 def test_a_machine_without_gpu_says_so(
@@ -376,7 +438,8 @@ def test_sizes_that_differ_end_the_comparison(
     )
     assert not (tmp_path / "out").exists()
     (pred / "c.png").write_bytes(encoded(picture(0, 27, 30)[..., 0]))
-    assert "is 30x27 grey" in error_of(capsys, *words, tmp_path / "out")
+    message = error_of(capsys, *words, tmp_path / "out")
+    assert "is 30x27 grey, the truth is 30x27 RGB; make them alike, or take both away" in message
     (pred / "c.png").write_bytes(b"oops")
     assert run(*words, tmp_path / "out") == 3
     assert "text" in rows_of(tmp_path / "out", key="c")[0]["error"]
@@ -404,6 +467,34 @@ def test_protocols_that_need_run_are_refused(
 ) -> None:
     words = ["compare", "--pred", data, "--target", data, "--protocol", name]
     assert message in error_of(capsys, *words, "--out", tmp_path / "out")
+
+
+WRONG_COMPARISONS = {
+    "no colour": (["--background", "whitish"], "--background: whitish is not a colour; use a name"),
+    "less than no pictures": (["--pictures", "-1"], "--pictures -1: is below 0; 0 draws none"),
+    "out is a file": (["--out", "{file}"], "a.png: is a file; --out names a folder"),
+    "out holds something": (["--out", "{data}"], "so is no evaluation; choose another --out"),
+    "out is a comparison": (["--out", "{done}"], "done: exists; choose another --out"),
+    "empty pred": (["--pred", ""], "--pred: names no path; give PATH or NAME=PATH"),
+    "empty target": (["--target", ""], "argument --target: is empty"),
+    "a picture as target": (["--target", "{file}"], "is one picture; --target takes its folder"),
+    "cuts everything": (["--strip-suffix", ".*"], "leaves nothing of {data}/a.png; cut less"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_COMPARISONS)
+def test_a_wrong_comparison_is_one_line_and_leaves_nothing(
+    case: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["compare", "--pred", f"p={data}", "--target", data, "--protocol", "pixels", "--out"]
+    places = {"data": data, "file": data / "a.png", "done": tmp_path / "done"}
+    assert run(*base, places["done"]) == 0
+    before = sorted(tmp_path.rglob("*"))
+    words, message = WRONG_COMPARISONS[case]
+    given = [word.format(**places) for word in words]
+    error = error_of(capsys, *base, tmp_path / "out", *given)
+    assert message.format(**places) in error
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 # protocols, and the door --------------------------------------------------------------------------

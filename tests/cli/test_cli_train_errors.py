@@ -115,6 +115,9 @@ CASES: dict[str, Case] = {
     "strategy that does not exist": (
         lambda tmp: {"trainer": {"strategy": "foo"}}, (), 2, ["foo"],
     ),
+    "validation crop larger than its pictures": (
+        lambda tmp: {"data": {"val_crop": 1000}}, (), 2, ["skimage.data.astronaut", "1000 crop"],
+    ),
     "crop of nothing": (lambda tmp: {"data": {"crop": 0}}, (), 2, ["data.crop", "below 1"]),
     "fewer workers than none": (
         lambda tmp: {"data": {"workers": -1}}, (), 2, ["data.workers", "below 0"],
@@ -129,7 +132,8 @@ CASES: dict[str, Case] = {
         lambda tmp: {"model": {"optimizer": {"lr": -1.0}}}, (), 2, ["model.optimizer.lr"],
     ),
     "network with negative widths": (
-        lambda tmp: {"model": {"net": {"init_args": {"widths": [8, -4]}}}}, (), 2, ["negative"],
+        lambda tmp: {"model": {"net": {"init_args": {"widths": [8, -4]}}}}, (), 2,
+        ["model.net.widths", "positive"],
     ),
     "seed out of range": (lambda tmp: {"seed": -1}, (), 2, ["seed"]),
     "a group that is nothing": (
@@ -168,7 +172,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     assert not missing, errors[0]
     assert not list(run.glob("checkpoints/*"))
     assert not list(tmp_path.rglob("tmp-*"))
-    assert not (run / "metrics.jsonl").exists()
+    assert not run.exists()
 
 
 def test_a_checkpoint_of_another_network_is_refused(shards: Path, tmp_path: Path) -> None:
@@ -226,6 +230,13 @@ def test_a_full_disk_fails_the_save_and_training_goes_on(shards: Path, tmp_path:
     assert "training goes on" in (tmp_path / "log.0").read_text()
     assert rows(run / "trace.jsonl")[-1]["samples_seen"] == 96
     assert not list((run / "checkpoints").glob("tmp-*"))
+
+
+def test_a_full_disk_loses_a_record_and_not_the_run(shards: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, failpoint="record.append=enospc@4", output=tmp_path / "log") == [0]
+    assert "a record is lost" in (tmp_path / "log.0").read_text()
+    assert rows(run / "trace.jsonl")[-1]["samples_seen"] == 96
 
 
 def test_three_failed_saves_in_a_row_end_the_run_with_74(shards: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import encoded, picture, write_tar
+from conftest import write_shards
 from support_runs import assert_same_run, largest_difference, last, rows, train, write_recipe
 
 SHORT = {
@@ -22,11 +22,7 @@ SHORT = {
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for shard in range(3):
-        members = [(f"{shard}-{k}.png", encoded(picture(10 * shard + k))) for k in range(7)]
-        write_tar(folder / f"train-{shard}.tar", members)
-    return folder
+    return write_shards(tmp_path_factory.mktemp("data"))
 
 
 def run_of(
@@ -110,6 +106,23 @@ def test_nan_on_one_rank_is_skipped_by_both(shards: Path, tmp_path: Path) -> Non
         row["samples_seen"] for row in rows(run / "metrics.jsonl") if row.get("skipped_steps")
     ]
     assert skipped == [24]
+
+
+def test_validate_prints_the_same_means_on_two_ranks(shards: Path, tmp_path: Path) -> None:
+    from support_fork import run_ranks
+
+    from lit_restore.cli.train import main
+
+    run = run_of(tmp_path / "x", shards, "32")
+    printed = []
+    for world in (1, 2):
+        options = ("--trainer.strategy=ddp", f"--trainer.devices={world}") if world > 1 else ()
+        argv = ["validate", "-c", str(tmp_path / "x/recipe.yaml"), "--run_dir", str(run), *options]
+        log = tmp_path / f"log{world}"
+        assert run_ranks(lambda rank, argv=argv: main(argv), world, output=log) == [0] * world
+        lines = log.with_name(f"log{world}.0").read_text().splitlines()
+        printed.append([line for line in lines if line.startswith("psnr")])
+    assert printed[0] == printed[1] != []
 
 
 def test_validation_does_not_depend_on_the_number_of_ranks(shards: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import write_shards
 from support_runs import assert_same_run, last, rows, train, write_recipe
 
 Make = Callable[..., Path]
@@ -20,13 +21,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from conftest import encoded, picture, write_tar
-
-    folder = tmp_path_factory.mktemp("data")
-    for shard in range(3):
-        members = [(f"{shard}-{k}.png", encoded(picture(10 * shard + k))) for k in range(7)]
-        write_tar(folder / f"train-{shard}.tar", members)
-    return folder
+    return write_shards(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +128,87 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert train(recipe, run, output=tmp_path / "log") == [0]
     assert "sha256 differs" in (tmp_path / "log.0").read_text()
     assert_same_run(uninterrupted, run)
+    assert (run / "checkpoints" / f"left-{tensors.parent.name}" / "ema.safetensors").is_file()
+
+
+def test_a_run_taken_back_by_hand_keeps_what_it_saves_from_there(
+    shards: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Checkpoints of the branch that is left would else count as the newest, and push it out."""
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run) == [0]
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    back = run / "checkpoints" / "step-000000000072"
+    failpoint = "train.step=kill@2"
+    assert train(recipe, run, "--resume", str(back), failpoint=failpoint) == [-9]
+    assert sorted(path.name for path in (run / "checkpoints").glob("step-*"))[-1] == back.name
+    assert train(recipe, run) == [0]
+    assert_same_run(uninterrupted, run)
+    after = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert after == ["left-step-000000000096", *names]
+
+
+def test_a_made_up_validation_that_is_killed_again_is_recorded_once(
+    shards: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, failpoint="val.batch=usr1@2") == [75]
+    assert train(recipe, run, failpoint="ckpt.write=kill@1") == [-9]
+    assert [row["samples_seen"] for row in rows(run / "metrics.jsonl") if row["kind"] == "val"]
+    assert train(recipe, run) == [0]
+    assert_same_run(uninterrupted, run)
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_signal_stops_a_validation_too(
+    shards: Path, uninterrupted: Path, tmp_path: Path, command: str
+) -> None:
+    from support_fork import run_ranks
+
+    from lit_restore.cli.train import main
+    from lit_restore.io import failpoints
+
+    recipe = write_recipe(tmp_path, shards)
+
+    def one(rank: int) -> int:
+        with failpoints.armed("data.decode=term@1"):
+            options = ["--run_dir", str(uninterrupted), "--data.val", str(shards)]
+            return main([command, "-c", str(recipe), *options])
+
+    assert run_ranks(one, 1, output=tmp_path / "log") == [75]
+    text = (tmp_path / "log.0").read_text()
+    assert "error: stopped by SIGTERM" in text
+    assert "psnr" not in text
+
+
+def test_the_loss_scale_is_part_of_the_checkpoint_and_its_overflows_are_no_faults(
+    shards: Path, tmp_path: Path
+) -> None:
+    """16-mixed on the CPU, where it is else refused: float16 and a loss scale as on a GPU."""
+    import torch
+    from lightning.pytorch.plugins import MixedPrecision
+    from lightning.pytorch.trainer.connectors import accelerator_connector
+
+    def scaled(_: object) -> MixedPrecision:
+        # Overflows at first, and grows after every four good steps.
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**32, growth_interval=4)
+        return MixedPrecision("16-mixed", "cpu", scaler=scaler)
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    recipe = write_recipe(tmp_path, shards)
+    with pytest.MonkeyPatch.context() as patch:
+        connector = accelerator_connector._AcceleratorConnector
+        patch.setattr(connector, "_check_and_init_precision", scaled)
+        assert train(recipe, whole, output=tmp_path / "log") == [0]
+        assert train(recipe, cut, failpoint="train.step=kill@8") == [-9]
+        assert train(recipe, cut) == [0]
+    assert_same_run(whole, cut)
+    states = [json.loads((last(run) / "state.json").read_text())["scaler"] for run in (whole, cut)]
+    assert states[0] == states[1]
+    assert states[0]["scale"] < 2.0**32
+    assert sum(row.get("skipped_steps", 0) for row in rows(whole / "metrics.jsonl")) > 0
+    assert "not finite" not in (tmp_path / "log.0").read_text()
+    assert not list(whole.glob("badbatch-*"))
 
 
 def test_with_no_good_checkpoint_left_nothing_starts_afresh(shards: Path, tmp_path: Path) -> None:

@@ -59,19 +59,43 @@ def test_blind_mirnet_ignores_sigma():
 
 
 def test_mirnet_refuses_other_input_channels():
-    with pytest.raises(UserError, match=r"net\.in_channels: 5 must be channels \(3\), or one more"):
+    with pytest.raises(UserError, match=r"in_channels: 5 must be channels \(3\), or one more"):
         MIRNet(in_channels=5)
 
 
 def test_ffdnet_needs_two_layers():
-    with pytest.raises(UserError, match=r"net\.depth: 1 is below 2"):
+    with pytest.raises(UserError, match=r"^depth: 1 is below 2"):
         FFDNet(depth=1)
 
 
-@pytest.mark.parametrize(("widths", "depths"), [((), ()), ((8, 8), (1,))])
-def test_unet_needs_a_depth_for_each_width(widths, depths):
-    with pytest.raises(UserError, match=r"net\.depths: needs one entry for each of widths"):
-        UNet(widths=widths, depths=depths)
+def test_unet_needs_a_depth_for_each_width():
+    with pytest.raises(UserError, match=r"^depths: needs one entry for each of widths \(2\)"):
+        UNet(widths=(8, 8), depths=(1,))
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "where"),
+    [
+        (UNet, {"widths": ()}, "widths"),
+        (UNet, {"widths": (8, -4)}, "widths"),
+        (UNet, {"widths": None}, "widths"),
+        (UNet, {"depths": (1, 0)}, "depths"),
+        (UNet, {"depths": (1, True)}, "depths"),
+        (UNet, {"depths": "11"}, "depths"),
+        (UNet, {"unshuffle": 0}, "unshuffle"),
+        (UNet, {"channels": -3}, "channels"),
+        (FFDNet, {"width": 0}, "width"),
+        (FFDNet, {"depth": -1}, "depth"),
+        (MIRNet, {"streams": 0}, "streams"),
+        (MIRNet, {"msrbs": 0}, "msrbs"),
+        (MIRNet, {"rrgs": 1.5}, "rrgs"),
+        (MIRNet, {"width": 8, "reduction": 16}, "reduction"),
+    ],
+)
+def test_sizes_that_make_no_network_are_refused_by_name(build, options, where):
+    with pytest.raises(UserError) as caught:
+        build(**options)
+    assert caught.value.where == where
 
 
 def test_unet_starts_as_the_linear_estimate_for_white_images():
