@@ -36,6 +36,7 @@ from lit_restore.data.locate import open_source
 from lit_restore.data.order import Order
 from lit_restore.data.samples import Augmentation, TrainingSamples
 from lit_restore.networks import UNet
+from lit_restore.parallel.apply import Layout
 from lit_restore.training import DenoiserPretraining
 
 SHARDS = Path(__file__).parents[1] / "data" / "fixture"
@@ -121,7 +122,7 @@ def measure(batch: int, pairs: int, warm: int = 3) -> tuple[list[float], list[fl
             ema=EMA({"ema": EMAProfile(half_life=1000)}), checkpoints=Checkpoints(every=0),
             validation=Validation(), metrics=Metrics(every=10**6), samples=SampleGrid(count=0),
             guard=NonFiniteGuard(), trace=Trace(), wandb=WandbOptions(mode="off"),
-            compile_blocks=False,
+            layout=Layout(),
         )  # fmt: skip
         run.start(module)
         trainer = Trainer(

@@ -67,6 +67,7 @@ def train(
     run_dir: Path,
     *options: str,
     world: int = 1,
+    strategy: str = "ddp",
     failpoint: str = "",
     output: Path | None = None,
     seconds: float = 120,
@@ -74,7 +75,7 @@ def train(
     """`train.py fit` in forked processes; the exit code of each rank."""
     argv = ["fit", "-c", str(recipe), "--run_dir", str(run_dir), *options]
     if world > 1:
-        argv += ["--trainer.strategy", "ddp", "--trainer.devices", str(world)]
+        argv += ["--trainer.strategy", strategy, "--trainer.devices", str(world)]
 
     def one(rank: int) -> int:
         from lit_restore.cli.train import main

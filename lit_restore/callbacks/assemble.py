@@ -30,6 +30,7 @@ from lit_restore.errors import UserError
 from lit_restore.io import folder, fs, lock, status
 from lit_restore.io.launch import launch_rank
 from lit_restore.io.lock import RunLock
+from lit_restore.parallel.apply import Layout
 from lit_restore.training.base import TrainingModule
 from lit_restore.weights.checkpoint import STEP_FOLDER, read_checkpoint
 from lit_restore.weights.fine_tune import initialise
@@ -72,7 +73,7 @@ class Run:
     guard: NonFiniteGuard
     trace: Trace
     wandb: MirrorOptions
-    compile_blocks: bool
+    layout: Layout
 
     def __post_init__(self) -> None:
         self.stop = StopRequest()
@@ -118,7 +119,7 @@ class Run:
             ) from None
         if self.subcommand == "fit" and self.records.writes:
             self.lock = RunLock(self.run_dir)
-        module.compile_blocks = self.compile_blocks
+        module.layout = self.layout
         self.validation.records = self.metrics.records = self.samples.records = self.records
         self.validation.stop = self.samples.stop = self.stop
         self.trace.records = Records(self.run_dir / "trace.jsonl", writes=self.records.writes)

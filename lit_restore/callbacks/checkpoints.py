@@ -1,4 +1,4 @@
-"""Saving a run, and going on from what was saved, under every strategy."""
+"""Saving a run on its schedule, and going on from what was saved, under every strategy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import yaml
@@ -14,32 +14,32 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lit_restore.callbacks.ema import EMA
-from lit_restore.callbacks.fingerprints import check_fingerprint, versions
-from lit_restore.callbacks.horizon import StepCallback, set_position
+from lit_restore.callbacks.fingerprints import versions
+from lit_restore.callbacks.horizon import StepCallback
 from lit_restore.callbacks.metrics import Metrics
 from lit_restore.callbacks.nonfinite import NonFiniteGuard
 from lit_restore.callbacks.preemption import StopRequest, stopped_by
 from lit_restore.callbacks.records import Records
+from lit_restore.callbacks.resuming import find_source, load_run, set_aside
 from lit_restore.callbacks.retention import Retention
+from lit_restore.callbacks.saving import Outcome, Saver
 from lit_restore.callbacks.validation import Validation
 from lit_restore.errors import LitRestoreError, SaveError, UserError, require_at_least
-from lit_restore.io import failpoints, folder, fs, status
+from lit_restore.io import failpoints, fs, status
 from lit_restore.training.base import TrainingModule
 from lit_restore.weights.checkpoint import (
-    STEP_FOLDER,
     Checkpoint,
-    load_optimizer,
     optimizer_tensors,
-    read_checkpoint,
-    read_state,
+    part_of,
     samples_of,
     step_folder,
-    write_checkpoint,
 )
 from lit_restore.weights.fine_tune import initialise
 from lit_restore.weights.transfer import load_exactly
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _FAILURES = 3
 GROUPS = ("data", "order", "batch", "model", "optimizer")
@@ -70,6 +70,8 @@ class Checkpoints(StepCallback):
         keep_last: newest checkpoints kept.
         keep_best: checkpoints kept by the first validation metric, the highest first.
         keep_every: images between checkpoints kept for ever; 0 for none.
+        asynchronous: write while training goes on, from a copy in host memory; the last save and
+            the one at a signal are waited for.
         resume: "auto": the newest good checkpoint of the run folder, a fresh start where there is
             none; "true": there must be one; "false": the run folder must be empty; else a path.
         init_from: a checkpoint, run folder or exported file that the network starts from.
@@ -88,6 +90,7 @@ class Checkpoints(StepCallback):
         keep_last: int = 2,
         keep_best: int = 1,
         keep_every: int = 0,
+        asynchronous: bool = False,
         resume: str = "auto",
         init_from: str | None = None,
         allow_change: tuple[str, ...] = (),
@@ -107,39 +110,41 @@ class Checkpoints(StepCallback):
                 raise UserError("is empty", where=option)
         self.every = every
         self.retention = Retention(last=keep_last, best=keep_best, every=keep_every)
+        self.asynchronous = asynchronous
         self.resume, self.init_from = resume, init_from
         self.allow_change = allow_change
         self.parts: RunParts | None = None
+        self._saver: Saver | None = None
         self._failures = 0
-        self._saves = 0
-        self._last_size = 0
 
     @property
     def folder(self) -> Path:
         """Where this run's checkpoints lie."""
-        assert self.parts is not None
-        return self.parts.run_dir / "checkpoints"
+        return self._parts.run_dir / "checkpoints"
 
     # --- starting -------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Find what to go on from, and load it into what is set up by now."""
-        source = trainer.strategy.broadcast(_outcome(self._find, trainer))
-        if isinstance(source, LitRestoreError):
-            raise source
+        source = on_first(trainer, lambda: find_source(self.folder, self.resume))
         if source is not None:
-            self._load(trainer, pl_module, source)
-            failure = trainer.strategy.broadcast(
-                _outcome(lambda: self._set_aside(pl_module.data.start_position), trainer)
+            load_run(
+                trainer,
+                pl_module,
+                source,
+                self._parts,
+                fingerprint=fingerprint(pl_module),
+                names=_names(pl_module),
+                allow_change=self.allow_change,
             )
-            if failure is not None:
-                raise failure
+            position = pl_module.data.start_position
+            on_first(trainer, lambda: set_aside(self.folder, position))
         else:
             self._start_afresh(trainer, pl_module)
-        if trainer.is_global_zero:
-            self._write_config()
+        on_first(trainer, self._write_config)
         for records in self._parts.records:
             records.start()
+        self._saver = Saver(self.folder, self.retention, self._published)
 
     def _start_afresh(self, trainer: Trainer, module: TrainingModule) -> None:
         for records in self._parts.records:  # of a run that was killed before its first save
@@ -155,63 +160,7 @@ class Checkpoints(StepCallback):
 
     def _write_config(self) -> None:
         text = yaml.safe_dump(self._parts.config, sort_keys=False, allow_unicode=True)
-        try:
-            fs.write_atomic(self._parts.run_dir / "config.yaml", text)
-        except OSError as error:
-            raise SaveError(f"{self._parts.run_dir}: {error.strerror}; free some space") from None
-
-    def _find(self) -> Path | None:
-        fs.make_dir(self.folder)
-        for place in (self.folder, self.folder.parent):
-            folder.sweep(place)
-        if self.resume not in ("auto", "true", "false"):
-            path = Path(self.resume)
-            folder.verify(path)
-            return path
-        names = [p for p in fs.list_dir(self.folder) if STEP_FOLDER.fullmatch(p.name)]
-        if self.resume == "false":
-            if names:
-                raise UserError(
-                    f"holds checkpoints up to {names[-1].name}; resume: auto goes on from there, "
-                    "another run_dir starts afresh",
-                    where=self.folder.parent,
-                )
-            return None
-        good = _newest_good(names)
-        if good is None and (names or self.resume == "true"):
-            what = "no checkpoint is intact" if names else "holds no checkpoint to resume from"
-            raise UserError(f"{what}; resume: PATH names another", where=self.folder)
-        return good
-
-    def _load(self, trainer: Trainer, module: TrainingModule, source: Path) -> None:
-        parts = self._parts
-        saved = read_checkpoint(source)
-        state = saved.state
-        check_fingerprint(state["fingerprint"], fingerprint(module), self.allow_change, source)
-        load_exactly(module.net, saved.network, where=source)
-        for profile, twin in parts.ema.twins.items():
-            stored = saved.averages.get(profile, saved.network)
-            if profile not in saved.averages:
-                _log.warning("%s has no average %s; it starts from the weights", source, profile)
-            load_exactly(twin, stored, where=source)
-        load_optimizer(trainer.optimizers[0], _names(module), saved.optimizer, where=source)
-        seen = int(state["samples_seen"])
-        if seen % module.data.global_batch or seen > module.data.total_samples:
-            raise UserError(
-                f"stands at {seen} samples: not on a step of data.global_batch "
-                f"{module.data.global_batch} up to total_samples {module.data.total_samples}",
-                where=source,
-            )
-        set_position(trainer, module, seen)
-        trainer.precision_plugin.load_state_dict(state.get("scaler", {}))
-        parts.guard.in_a_row = int(state.get("nonfinite_in_a_row", 0))
-        parts.metrics.load_state(state["metrics"], trainer.global_rank, trainer.world_size)
-        parts.validation.pending = bool(state["validation_pending"])
-        for records in parts.records:
-            records.cut_back(seen, without="val" if parts.validation.pending else None)
-        trainer.should_stop = seen == module.data.total_samples and not parts.validation.pending
-        if trainer.is_global_zero:
-            _log.warning("resumed from %s at %d samples", source, seen)
+        fs.write_atomic(self._parts.run_dir / "config.yaml", text)
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Stop here where a signal came during the set-up; keep what validation was made up for."""
@@ -221,7 +170,8 @@ class Checkpoints(StepCallback):
             raise stopped_by(number, seen)
         if seen and self._parts.validation.scores:
             self._save(trainer, pl_module, seen, final=False)
-        self._tell(trainer, seen, None)
+        if trainer.is_global_zero:
+            self._tell(seen, None)
 
     # --- saving ---------------------------------------------------------------------------------
 
@@ -244,21 +194,30 @@ class Checkpoints(StepCallback):
         Raises:
             SaveError: `final`, or the third failure in a row.
         """
+        assert self._saver is not None
+        before = self._saver.settle()
+        if before is not None:
+            self._judge(trainer, before, final=False)
         metrics = _gather(trainer, self._parts.metrics.state())
         checkpoint = self._content(trainer, module, samples_seen, metrics)
         target = step_folder(self.folder, samples_seen)
-        error = trainer.strategy.broadcast(
-            _outcome(lambda: self._write(target, checkpoint, final), trainer)
-        )
-        if error is None:
+        part = part_of(checkpoint, rank=trainer.global_rank)
+        if self.asynchronous and not final:
+            self._saver.save_behind(target, part, checkpoint.state)
+        else:
+            outcome = self._saver.save(target, part, checkpoint.state, verify=final)
+            self._judge(trainer, outcome, final=final)
+
+    def _judge(self, trainer: Trainer, outcome: Outcome, *, final: bool) -> None:
+        if outcome.error is None:
             self._failures = 0
-            self._tell(trainer, samples_seen, target)
             return
         self._failures += 1
         if final or self._failures >= _FAILURES:
-            raise SaveError(f"{self.folder}: {error}; free some space or move run_dir")
+            raise SaveError(f"{self.folder}: {outcome.error}; free some space or move run_dir")
         if trainer.is_global_zero:
-            _log.warning("checkpoint %s failed (%s); training goes on", target.name, error)
+            message = "checkpoint %s failed (%s); training goes on"
+            _log.warning(message, outcome.target.name, outcome.error)
 
     def _content(
         self,
@@ -276,7 +235,7 @@ class Checkpoints(StepCallback):
             state={
                 "task": module.task,
                 "samples_seen": samples_seen,
-                "network": {"name": type(module.net).__name__, "options": module.net.options},
+                "network": {"name": module.net.kind, "options": module.net.options},
                 "profiles": list(parts.ema.twins),
                 "config": parts.config,
                 "versions": versions(),
@@ -285,61 +244,23 @@ class Checkpoints(StepCallback):
                 "validation_pending": parts.validation.pending,
                 "nonfinite_in_a_row": parts.guard.in_a_row,
                 "scaler": trainer.precision_plugin.state_dict(),
-                "scores": scores,
+                "scores": dict(scores),
                 "score": next(iter(scores.values()), None),
             },
         )
 
-    def _write(self, target: Path, checkpoint: Checkpoint, final: bool) -> str | None:
-        """Write on rank 0; what went wrong, or None."""
-        needed = int(1.1 * self._last_size)
-        try:
-            free = fs.free_bytes(self.folder)
-            if free < needed:
-                return f"{needed} bytes needed, {free} free"
-            manifest = write_checkpoint(target, checkpoint)
-        except OSError as error:
-            return error.strerror or str(error)
-        self._last_size = sum(entry.size for entry in manifest.files)
-        self._saves += 1
-        try:
-            folder.verify(target, hashes=final or self._saves % 10 == 0)
-            self._drop_surplus(target)
-        except (OSError, UserError) as error:
-            _log.warning("after the save of %s: %s", target.name, error)
-        return None
+    def _published(self, target: Path) -> None:
+        self._tell(samples_of(target), target)
 
-    def _drop_surplus(self, saved: Path) -> None:
-        """Drop what retention does not keep; the one just saved is the newest."""
-        complete = folder.complete(self.folder, STEP_FOLDER)
-        scores = {p: read_state(p)["score"] for p in complete if p.name <= saved.name}
-        for path in self.retention.surplus(scores):
-            folder.discard(path)
-
-    def _set_aside(self, samples_seen: int) -> None:
-        """Take checkpoints beyond the resumed position out of the way, on rank 0.
-
-        They are damaged, or of a branch that `resume: PATH` left, and would pass for newer ones.
-        """
-        for path in fs.list_dir(self.folder):
-            if STEP_FOLDER.fullmatch(path.name) and samples_of(path) > samples_seen:
-                aside = path.with_name(f"left-{path.name}")
-                if fs.exists(aside):
-                    folder.discard(aside)
-                fs.rename(path, aside)
-                _log.warning("%s is beyond this run's position; it is kept as %s", path, aside.name)
-        fs.fsync_dir(self.folder)
-
-    def _tell(self, trainer: Trainer, samples_seen: int, target: Path | None) -> None:
-        if trainer.is_global_zero:
-            status.write_status(
-                self._parts.run_dir,
-                state="running",
-                code=None,
-                samples_seen=samples_seen,
-                checkpoint=None if target is None else target.name,
-                message="",
-            )
+    def _tell(self, samples_seen: int, target: Path | None) -> None:
+        status.write_status(
+            self._parts.run_dir,
+            state="running",
+            code=None,
+            samples_seen=samples_seen,
+            checkpoint=None if target is None else target.name,
+            message="",
+        )
 
     @property
     def _parts(self) -> RunParts:
@@ -352,7 +273,7 @@ def fingerprint(module: TrainingModule) -> dict[str, Any]:
     shapes = {name: [list(t.shape), str(t.dtype)] for name, t in module.net.state_dict().items()}
     return {
         **module.data.fingerprint(),
-        "model": {"network": type(module.net).__name__, "tensors": shapes},
+        "model": {"network": module.net.kind, "tensors": shapes},
         "optimizer": {"name": module.optimizer_options.name},
     }
 
@@ -361,30 +282,25 @@ def _names(module: TrainingModule) -> dict[Tensor, str]:
     return {p: name for name, p in module.named_parameters() if p.requires_grad}
 
 
-def _newest_good(names: list[Path]) -> Path | None:
-    for path in reversed(names):
+def on_first(trainer: Trainer, action: Callable[[], T]) -> T | None:
+    """Do something on rank 0; all ranks have its result, or raise what it raised.
+
+    Raises:
+        LitRestoreError: ours as it was raised, or a SaveError for what the disk refused.
+    """
+    result: Any = None
+    if trainer.is_global_zero:
         try:
-            folder.verify(path)
-            read_state(path)
-        except UserError as error:
-            _log.warning("%s; falling back to an older checkpoint", error)
-            continue
-        return path
-    return None
-
-
-def _outcome(action: Callable[[], Any], trainer: Trainer) -> Any:
-    """What `action` gives on rank 0, or our error for what it raised: to be broadcast."""
-    if not trainer.is_global_zero:
-        return None
-    try:
-        return action()
-    except LitRestoreError as error:
-        return error
-    except OSError as error:
-        return SaveError(
-            f"{error.filename}: {error.strerror}; mend the disk or choose another run_dir"
-        )
+            result = action()
+        except LitRestoreError as error:
+            result = error
+        except OSError as error:
+            where = f"{error.filename}: {error.strerror}"
+            result = SaveError(f"{where}; mend the disk or choose another run_dir")
+    result = trainer.strategy.broadcast(result)
+    if isinstance(result, LitRestoreError):
+        raise result
+    return cast("T | None", result)
 
 
 def _gather(trainer: Trainer, part: dict[str, Any]) -> list[dict[str, Any]]:

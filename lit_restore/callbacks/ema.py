@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lit_restore.callbacks.horizon import StepCallback
 from lit_restore.errors import UserError
 from lit_restore.training.base import TrainingModule
+from lit_restore.weights.pieces import is_spread, local_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +138,9 @@ def make_twin(net: nn.Module) -> nn.Module:
 def _float_pairs(twin: nn.Module, net: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     pairs = list(zip(twin.parameters(), net.parameters(), strict=True))
     for average, weight in pairs:  # the same strides, or foreach falls back to one by one
-        average.data = torch.empty_like(weight, dtype=average.dtype).copy_(average)
-    return [average.data for average, _ in pairs], [weight.data for _, weight in pairs]
+        if not is_spread(average):
+            average.data = torch.empty_like(weight, dtype=average.dtype).copy_(average)
+    return [local_part(a).data for a, _ in pairs], [local_part(w).data for _, w in pairs]
 
 
 def copy_rest(twin: nn.Module, net: nn.Module) -> None:

@@ -42,8 +42,7 @@ def check_crop(module: TrainingModule) -> None:
         below = crop // multiple * multiple
         valid = " or ".join(str(size) for size in (below, below + multiple) if size)
         raise UserError(
-            f"{crop} is not a multiple of {multiple}, which {type(module.net).__name__} needs; "
-            f"use {valid}",
+            f"{crop} is not a multiple of {multiple}, which {module.net.kind} needs; use {valid}",
             where="data.crop",
         )
 

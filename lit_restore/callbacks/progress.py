@@ -92,7 +92,7 @@ class Progress(StepCallback):
         count = sum(p.numel() for p in module.net.parameters())
         trained = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
         self._line(
-            f"{type(module.net).__name__}: {count:,} parameters ({trained:,} trained); "
+            f"{module.net.kind}: {count:,} parameters ({trained:,} trained); "
             f"{plan.total_samples:,} samples = {plan.steps:,} steps of {plan.global_batch} "
             f"({plan.world} rank x {plan.accumulation} x {plan.micro})"
         )

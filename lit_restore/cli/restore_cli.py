@@ -30,6 +30,7 @@ from lit_restore.data import ShardDataModule
 from lit_restore.errors import UserError
 from lit_restore.io.redact import redact_tree
 from lit_restore.networks import NETWORKS
+from lit_restore.parallel.apply import Layout
 from lit_restore.parallel.precision import check_precision
 from lit_restore.parallel.strategy import check_strategy
 from lit_restore.training import TrainingModule
@@ -106,6 +107,12 @@ class RestoreCLI(LightningCLI):
         )
         parser.add_argument(
             "--compile", type=bool, default=False, help="torch.compile the network's blocks."
+        )
+        parser.add_argument(
+            "--activation_checkpointing",
+            type=bool,
+            default=False,
+            help="Compute the blocks' activations again in the backward pass: less memory.",
         )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -199,6 +206,7 @@ class RestoreCLI(LightningCLI):
             "check_val_every_n_epoch": _NEVER,
             "num_sanity_val_steps": 0,
             "enable_checkpointing": False,
+            "inference_mode": False,  # tensors made under it cannot be sharded or averaged later
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "use_distributed_sampler": False,
@@ -229,7 +237,10 @@ class RestoreCLI(LightningCLI):
             guard=self._get(init, "guard"),
             trace=self._get(init, "trace"),
             wandb=self._get(init, "wandb"),
-            compile_blocks=bool(self._get(self.config, "compile")),
+            layout=Layout(
+                compile=bool(self._get(self.config, "compile")),
+                activation_checkpointing=bool(self._get(self.config, "activation_checkpointing")),
+            ),
         )
 
     def resolved(self) -> dict[str, Any]:

@@ -59,7 +59,8 @@ DTYPES: dict[str, torch.dtype] = {
     "F8_E8M0": torch.float8_e8m0fnu,
 }
 """Every dtype of the format that PyTorch stores in whole bytes."""
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+"""The format's name of each dtype."""
 
 
 class Sink(Protocol):
@@ -117,7 +118,7 @@ def save_tensors(
         assert tensor.layout == torch.strided, name
         end = begin + tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": _CODES[tensor.dtype],
+            "dtype": CODES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }
@@ -150,6 +151,34 @@ def load_tensors(
             entry.name: _load(file, entry, header.data, str(path)).to(device)
             for entry in header.entries
         }
+
+
+class TensorFile:
+    """A safetensors file whose tensors are read one by one.
+
+    Args:
+        path: the file; its header is checked now, its data are read when asked for.
+
+    Raises:
+        UserError: as `load_tensors`.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = path
+        header = read_header(path)
+        self._data = header.data
+        self._entries = {entry.name: entry for entry in header.entries}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU.
+
+        Raises:
+            UserError: the file has no such tensor, or cannot be read.
+        """
+        if name not in self._entries:
+            raise UserError(f"holds no tensor {shown(name)}", where=self.path)
+        with fs.open_read(self.path) as file:
+            return _load(file, self._entries[name], self._data, str(self.path))
 
 
 def read_metadata(path: str | PathLike[str]) -> dict[str, str]:

@@ -23,6 +23,8 @@ class Network(nn.Module):
     `type(net)(**net.options)` builds a network with the same state-dict names and shapes.
     """
 
+    kind: str
+    """The class's name, also where FSDP2 has put a class of its own in its place."""
     options: dict[str, JSONValue]
     """The constructor's arguments; tuples have become lists."""
     multiple: int = 1
@@ -48,6 +50,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
             _, *given = bound.arguments.items()
+            object.__setattr__(self, "kind", type(self).__name__)
             object.__setattr__(self, "options", {name: _as_json(name, v) for name, v in given})
         init(self, *args, **kwargs)
 

@@ -1,19 +1,61 @@
 """Compilation and parallelism from outside, in one stated order.
 
-Memory format → LoRA → activation checkpointing → compile, block by block → DDP or FSDP2. Memory
-format and compilation are here so far; DDP is Lightning's own strategy.
+Memory format → LoRA (not here yet) → activation checkpointing → compile, block by block → DDP
+(Lightning's own strategy) or FSDP2. The order matters: what is checkpointed is compiled, what is
+compiled is sharded, and the state dict keeps its names throughout.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.utils.checkpoint import checkpoint
 
 from lit_restore.networks.base import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What is applied to a network before it is trained."""
+
+    activation_checkpointing: bool = False
+    """Keep only the blocks' inputs for the backward pass, and compute the rest again."""
+    compile: bool = False
+    """`torch.compile` the blocks."""
+
+
+def prepare(net: Network, layout: Layout, mesh: DeviceMesh | None) -> None:
+    """Apply a layout in the stated order.
+
+    Args:
+        net: the network that is trained, whole.
+        layout: what to apply.
+        mesh: the ranks to shard over; none for one device or DDP.
+    """
+    if mesh is None:
+        use_channels_last(net)  # FSDP2 shards contiguous tensors only
+    if layout.activation_checkpointing:
+        checkpoint_blocks(net)
+    if layout.compile:
+        compile_blocks(net)
+    if mesh is not None:
+        shard(net, mesh)
 
 
 def use_channels_last(net: Network) -> None:
     """Lay convolution kernels out as images are decoded: faster on CPUs and on tensor cores."""
     net.to(memory_format=torch.channels_last)
+
+
+def checkpoint_blocks(net: Network) -> None:
+    """Recompute each repeated block in the backward pass instead of keeping its activations."""
+    for block in net.blocks():
+        # In place of a wrapper, which would change the names in the state dict.
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def compile_blocks(net: Network) -> None:
@@ -23,3 +65,16 @@ def compile_blocks(net: Network) -> None:
     """
     for block in net.blocks():
         block.compile()
+
+
+def shard(net: nn.Module, mesh: DeviceMesh) -> None:
+    """FSDP2: each rank of `mesh` holds a part of every parameter, gathered block by block.
+
+    All blocks, and the rest with the root, are given up again after their forward pass: a root
+    kept gathered would in an averaged twin be forwarded with old weights.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for block in net.blocks() if isinstance(net, Network) else []:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(net, mesh=mesh, reshard_after_forward=True)

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lit_restore.errors import UserError
+from lit_restore.parallel.fsdp2 import FSDP2Strategy
 
 _OFFERED = (
     "auto",
@@ -15,6 +16,7 @@ _OFFERED = (
     "ddp",
     "ddp_find_unused_parameters_false",
     "ddp_find_unused_parameters_true",
+    "fsdp2",
 )
 _STARTED_APART = (None, "popen")
 
@@ -33,9 +35,9 @@ def check_strategy(trainer: Mapping[str, Any]) -> None:
     """
     strategy = trainer.get("strategy", "auto")
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
-    fine = strategy in _OFFERED or type(strategy) is SingleDeviceStrategy
+    fine = strategy in _OFFERED or type(strategy) in (SingleDeviceStrategy, FSDP2Strategy)
     if type(strategy) is DDPStrategy:  # of itself: DeepSpeed's is one too
         name = f"start_method {strategy._start_method}"
         fine = strategy._start_method in _STARTED_APART
     if not fine:
-        raise UserError(f"{name} is not offered; use ddp", where="trainer.strategy")
+        raise UserError(f"{name} is not offered; use ddp or fsdp2", where="trainer.strategy")

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from lit_restore.data.batch import Batch
 from lit_restore.io import failpoints
 from lit_restore.networks.base import Network
-from lit_restore.parallel.apply import compile_blocks, use_channels_last
+from lit_restore.parallel.apply import Layout, prepare, shard
 from lit_restore.seeding import layer_seed
 from lit_restore.training.options import OptimizerOptions, ScheduleOptions
+from lit_restore.weights.pieces import is_spread
 
 if TYPE_CHECKING:
     from lit_restore.data import ShardDataModule
@@ -54,8 +55,8 @@ class TrainingModule(LightningModule):
         self.seed = seed
         self.averages: Mapping[str, nn.Module] = {}
         """Averaged twins of `net` by profile; not part of this module (see callbacks.ema)."""
-        self.compile_blocks = False
-        """Whether `configure_model` compiles the network, block by block."""
+        self.layout: Layout | None = Layout()
+        """What `configure_model` applies to the network; none once it is applied."""
         self.gradient_norm: float = 0.0
         """Norm of the last step's gradient, before clipping."""
         self.step_skipped = False
@@ -98,11 +99,15 @@ class TrainingModule(LightningModule):
         return next(iter(self.averages.values()), self.net)
 
     def configure_model(self) -> None:
-        """Apply to the network what is applied from outside, once."""
-        use_channels_last(self.net)
-        if self.compile_blocks:
-            compile_blocks(self.net)
-            self.compile_blocks = False
+        """Apply to the network and its averages what is applied from outside, once."""
+        if self.layout is None:
+            return
+        mesh = None if self.device_mesh is None else self.device_mesh["data_parallel"]
+        prepare(self.net, self.layout, mesh)
+        for twin in self.averages.values():
+            if mesh is not None:
+                shard(twin, mesh)
+        self.layout = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser over all trained parameters."""
@@ -128,7 +133,7 @@ class TrainingModule(LightningModule):
         parameters = [p for p in self.parameters() if p.grad is not None]
         limit = float("inf") if self.clip_norm is None else self.clip_norm
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self.gradient_norm = float(norm)
+        self.gradient_norm = float(norm.full_tensor() if is_spread(norm) else norm)  # type: ignore[attr-defined]
         self.step_skipped = not math.isfinite(self.gradient_norm)
         if self.step_skipped:
             optimizer.zero_grad(set_to_none=True)

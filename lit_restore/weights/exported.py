@@ -50,9 +50,8 @@ def save_exported(
 
 def describe(net: Network) -> dict[str, JSONValue]:
     """Short name and options of a network, as exports and checkpoints hold them."""
-    name = next((name for name, kind in NETWORKS.items() if type(net) is kind), None)
-    assert name is not None, f"{type(net).__name__} is not listed in NETWORKS"
-    return {"name": name, "options": dict(net.options)}
+    assert net.kind in NETWORKS, f"{net.kind} is not listed in NETWORKS"
+    return {"name": net.kind, "options": dict(net.options)}
 
 
 def load_exported(path: str | PathLike[str]) -> Network:

@@ -10,6 +10,8 @@ import torch
 from lit_restore.errors import UserError
 from lit_restore.networks.base import Network
 from lit_restore.weights.loading import load_network
+from lit_restore.weights.pieces import local_part
+from lit_restore.weights.transfer import cut_like
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,11 @@ def initialise(net: Network, source: Path) -> TransferReport:
     loaded = tuple(n for n, t in own.items() if n in stored and stored[n].shape == t.shape)
     if not loaded:
         raise UserError(
-            f"0 of {len(own)} tensors match {type(net).__name__}; start from another checkpoint",
+            f"0 of {len(own)} tensors match {net.kind}; start from another checkpoint",
             where=source,
         )
     for name in loaded:
-        own[name].copy_(stored[name])
+        local_part(own[name]).copy_(cut_like(own[name], stored[name]))
     return TransferReport(
         str(source),
         loaded,

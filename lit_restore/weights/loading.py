@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from torch import Tensor
-
 from lit_restore.errors import UserError
-from lit_restore.io import folder, fs, tensors
+from lit_restore.io import folder, fs
 from lit_restore.networks import Network
 from lit_restore.networks.base import JSONValue
 from lit_restore.weights.checkpoint import STEP_FOLDER, read_state
 from lit_restore.weights.exported import fill, load_exported, read_info, rebuild
+from lit_restore.weights.stored import open_group
 
 RAW = "raw"
 """Profile name of the trained weights themselves, as opposed to an average of them."""
@@ -86,18 +85,9 @@ def _from_checkpoint(path: Path, profile: str | None) -> LoadedNetwork:
     if chosen not in (*profiles, RAW):
         held = ", ".join((*profiles, RAW))
         raise UserError(f"holds no profile {chosen}; it has {held}", where=path)
-    stored, file = _stored(path, chosen)
-    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    net = rebuild(state.get("network"), shapes, where=file)
-    fill(net, stored, where=file)
+    group = open_group(path, "network" if chosen == RAW else "ema")
+    stored = group if chosen == RAW else group.below(f"{chosen}/")
+    shapes = {name: stored.shape(name) for name in stored}
+    net = rebuild(state.get("network"), shapes, where=path)
+    fill(net, stored.whole(), where=path)
     return LoadedNetwork(net=net.eval(), info={**state, "profile": chosen}, source=path)
-
-
-def _stored(path: Path, profile: str) -> tuple[dict[str, Tensor], Path]:
-    """The state dict of one profile, and the file that holds it."""
-    if profile == RAW:
-        file = path / "network.safetensors"
-        return tensors.load_tensors(file), file
-    file, prefix = path / "ema.safetensors", f"{profile}/"
-    everything = tensors.load_tensors(file)
-    return {k.removeprefix(prefix): t for k, t in everything.items() if k.startswith(prefix)}, file

@@ -26,14 +26,20 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_of(
-    folder: Path, shards: Path, precision: str, *options: str, world: int = 1, failpoint: str = ""
+    folder: Path,
+    shards: Path,
+    precision: str,
+    *options: str,
+    world: int = 1,
+    strategy: str = "ddp",
+    failpoint: str = "",
 ) -> Path:
     folder.mkdir(exist_ok=True)
     recipe = write_recipe(folder, shards, **SHORT)
     run = folder / "run"
     codes = train(
         recipe, run, f"--trainer.precision={precision}", *options,
-        world=world, failpoint=failpoint, output=folder / "log",
+        world=world, strategy=strategy, failpoint=failpoint, output=folder / "log",
     )  # fmt: skip
     expected = {0} if not failpoint else {-9}
     assert set(codes) <= expected | {1}, (folder / "log.0").read_text()
@@ -53,7 +59,14 @@ def references(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.mark.parametrize(("precision", "bound"), [("32", 1e-6), ("64", 1e-11)])
 @pytest.mark.parametrize(
-    ("world", "options"), [(2, ()), (1, ("--data.micro_batch=4",)), (2, ("--data.micro_batch=2",))]
+    ("world", "strategy", "options"),
+    [
+        (2, "ddp", ()),
+        (1, "auto", ("--data.micro_batch=4",)),
+        (2, "ddp", ("--data.micro_batch=2",)),
+        (2, "fsdp2", ()),
+        (2, "fsdp2", ("--data.micro_batch=2", "--activation_checkpointing=true")),
+    ],
 )
 def test_ranks_and_accumulation_equal_one_process(
     shards: Path,
@@ -62,9 +75,10 @@ def test_ranks_and_accumulation_equal_one_process(
     precision: str,
     bound: float,
     world: int,
+    strategy: str,
     options: tuple[str, ...],
 ) -> None:
-    run = run_of(tmp_path / "x", shards, precision, *options, world=world)
+    run = run_of(tmp_path / "x", shards, precision, *options, world=world, strategy=strategy)
     reference = references[precision]
     assert rows(run / "trace.jsonl") == rows(reference / "trace.jsonl")
     assert largest_difference(run, reference) < bound

@@ -20,6 +20,7 @@ OFFERED = {
     "ddp",
     "ddp_find_unused_parameters_false",
     "ddp_find_unused_parameters_true",
+    "fsdp2",
 }
 """Of the names that Lightning registers; "auto" and "single_device" come from elsewhere."""
 
@@ -27,7 +28,7 @@ OFFERED = {
 @pytest.mark.parametrize(
     "strategy", ["auto", "single_device", *sorted(OFFERED), DDPStrategy(), SingleDeviceStrategy()]
 )
-def test_one_device_and_ddp_pass(strategy: Any) -> None:
+def test_one_device_ddp_and_fsdp2_pass(strategy: Any) -> None:
     check_strategy({"strategy": strategy})
     check_strategy({})
 
@@ -44,5 +45,5 @@ def test_one_device_and_ddp_pass(strategy: Any) -> None:
     ],
 )
 def test_every_other_strategy_is_refused_with_the_mend(strategy: Any) -> None:
-    with pytest.raises(UserError, match=r"^trainer\.strategy: .* is not offered; use ddp$"):
+    with pytest.raises(UserError, match=r"^trainer\.strategy: .* is not offered; use ddp or fsdp2$"):
         check_strategy({"strategy": strategy})
