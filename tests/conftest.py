@@ -81,3 +81,9 @@ def write_shards(folder: Path) -> Path:
         members = [(f"{shard}-{k}.png", encoded(picture(10 * shard + k))) for k in range(7)]
         write_tar(folder / f"train-{shard}.tar", members)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small shards; not to be written to."""
+    return write_shards(tmp_path_factory.mktemp("shards"))

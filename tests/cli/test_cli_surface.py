@@ -16,8 +16,9 @@ import yaml
 import lit_restore.cli.restore_cli  # noqa: F401  (loads all that options can name)
 from lit_restore.callbacks.checkpoints import Checkpoints
 from lit_restore.callbacks.ema import EMA
+from lit_restore.callbacks.guards import Guards
 from lit_restore.callbacks.metrics import Metrics
-from lit_restore.callbacks.nonfinite import NonFiniteGuard
+from lit_restore.callbacks.profile import Profile
 from lit_restore.callbacks.samples import SampleGrid
 from lit_restore.callbacks.trace import Trace
 from lit_restore.callbacks.validation import Validation
@@ -34,8 +35,9 @@ GROUPS = {
     "validation": Validation,
     "metrics": Metrics,
     "samples": SampleGrid,
-    "guard": NonFiniteGuard,
+    "guard": Guards,
     "trace": Trace,
+    "profile": Profile,
     "wandb": WandbOptions,
     **{f"model({name})": module for name, module in TASKS.items()},
 }

@@ -6,45 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import write_shards
+from support_dist import SHORT, run_of
 from support_runs import assert_same_run, largest_difference, last, rows, train, write_recipe
-
-SHORT = {
-    "total_samples": 160,  # 20 steps
-    "checkpoint": {"every": 80},
-    "validation": {"every": 0},
-    "samples": {"every": 0, "count": 0},
-    "metrics": {"every": 8},
-    # Adam divides by the root of a tiny second moment early on, which blows rounding up.
-    "model": {"optimizer": {"eps": 1e-4}},
-}
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("data"))
-
-
-def run_of(
-    folder: Path,
-    shards: Path,
-    precision: str,
-    *options: str,
-    world: int = 1,
-    strategy: str = "ddp",
-    failpoint: str = "",
-) -> Path:
-    folder.mkdir(exist_ok=True)
-    recipe = write_recipe(folder, shards, **SHORT)
-    run = folder / "run"
-    codes = train(
-        recipe, run, f"--trainer.precision={precision}", *options,
-        world=world, strategy=strategy, failpoint=failpoint, output=folder / "log",
-    )  # fmt: skip
-    expected = {0} if not failpoint else {-9}
-    assert set(codes) <= expected | {1}, (folder / "log.0").read_text()
-    assert failpoint or codes == [0] * world, (folder / "log.0").read_text()
-    return run
 
 
 def losses(run: Path) -> list[float]:

@@ -13,15 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import write_shards
 from support_runs import assert_same_run, last, rows, train, write_recipe
 
 Make = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
