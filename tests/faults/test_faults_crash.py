@@ -6,13 +6,20 @@ Each defence of `io.folder` has a negative control: without it, its column of th
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from crash_simulator import Recorder, Saves, Verdict, verdict
 
+from lit_restore.callbacks.retention import Retention
+from lit_restore.callbacks.saving import Saver
 from lit_restore.errors import UserError
 from lit_restore.io import folder, fs
+from lit_restore.weights.checkpoint import Part, step_folder
+from lit_restore.weights.pieces import Piece
 
 STEP = re.compile(r"step-\d+")
 ONE = {"ema.safetensors": b"a", "network.safetensors": b"weights 1", "state.json": b"1"}
@@ -146,6 +153,86 @@ def test_no_disk_after_a_crash_is_bad(tmp_path, reader):
 def test_no_disk_after_a_crash_of_a_save_by_two_ranks_is_bad(tmp_path):
     result = simulate(tmp_path, lambda r, root: save_then_drop(r, root, save_by_two_ranks))
     assert result.red() == set()
+
+
+class TakingTurns:
+    """Stands in for `Control`: two ranks as threads, of which one runs at a time."""
+
+    world = 2
+
+    def __init__(self, rank: int, shared: dict[str, Any]) -> None:
+        self.rank, self.shared, self.round = rank, shared, 0
+
+    def gather(self, part: Any) -> list[Any]:
+        given, self.round = self.shared["given"], self.round + 1
+        given[self.round, self.rank] = part
+        self.shared["turn"][1 - self.rank].release()
+        self.shared["turn"][self.rank].acquire()
+        return [given[self.round, 0], given[self.round, 1]]
+
+    def from_first(self, value: Any) -> Any:
+        return self.gather(value)[0]
+
+
+def save_sharded(root: Path, samples_seen: int, value: float) -> None:
+    """The real save of two ranks, each with half of one tensor."""
+    shared = {"given": {}, "turn": [threading.Semaphore(1), threading.Semaphore(0)]}
+    errors = []
+
+    def one(rank: int) -> None:
+        shared["turn"][rank].acquire()
+        saver = Saver(root, Retention(last=1, best=0, every=0), lambda path: None)
+        saver.control = TakingTurns(rank, shared)
+        half = Piece(torch.full((2, 3), value + rank), (2 * rank, 0), (4, 3))
+        part = Part(rank, True, {"network": {"w": half}, "ema": {}, "optimizer": {}})
+        state = {"samples_seen": samples_seen, "score": None}
+        target = step_folder(root, samples_seen)
+        errors.append(saver.save(target, part, state, verify=True).error)
+        shared["turn"][1 - rank].release()
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert errors == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("reader", "broken"), [(read, False), (sweep_and_read, False), (read, True)]
+)
+def test_no_disk_after_a_crash_of_a_sharded_save_and_its_retention_is_bad(
+    tmp_path, monkeypatch, reader, broken
+):
+    """Two ranks' files, the index, the vote, then the older checkpoint is dropped."""
+    names = [step_folder(tmp_path / "run", seen).name for seen in (8, 16)]
+    saves = {}
+    for name, seen, value in zip(names, (8, 16), (1.0, 5.0), strict=True):
+        (tmp_path / name).mkdir()
+        save_sharded(tmp_path / name, seen, value)
+        files = {path.name: path.read_bytes() for path in (tmp_path / name / name).iterdir()}
+        assert {"network-r0.safetensors", "network-r1.safetensors", "index.json"} < files.keys()
+        saves[name] = (name, files)
+    root = tmp_path / "run"
+    root.mkdir()
+    save_sharded(root, 8, 1.0)
+    # Broken: the second rank does not flush its file.
+    unflushed = "network-r1.safetensors" if broken else ""
+    recorder = Recorder(root, lambda op, path: op == "fsync" and path.name == unflushed)
+    recorder.promise(names[0])
+    original = Saver._drop_surplus
+
+    def drop(self: Saver, saved: Path) -> None:
+        recorder.promise(*names)  # acknowledged before anything older goes
+        recorder.promise(names[1])
+        original(self, saved)
+
+    monkeypatch.setattr(Saver, "_drop_surplus", drop)
+    with fs.using(recorder):
+        save_sharded(root, 16, 5.0)
+    result = verdict(recorder, reader, saves, tmp_path / "disks")
+    assert (result.red() != set()) == broken
+    assert result.disks > 80
 
 
 def test_the_recorded_save_is_in_the_order_of_the_specification(tmp_path):
