@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 from pathlib import Path
 
 import pytest
@@ -176,3 +178,71 @@ def test_the_state_says_nothing_of_ranks(whole: dict[str, Path]) -> None:
     for state in states[1:]:
         assert state["fingerprint"] == states[0]["fingerprint"]
         assert state["network"] == states[0]["network"]
+
+
+def test_two_ranks_then_one_then_two_see_the_same_samples_each_step(
+    shards: Path, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    every = "--checkpoint.every=40"
+    run = go(tmp_path / "x", shards, "fsdp2", every, failpoint="train.step=kill@7")
+    go(tmp_path / "x", shards, "one", every, failpoint="train.step=kill@7")
+    assert last(run).name == "step-000000000080"
+    go(tmp_path / "x", shards, "fsdp2", every)
+    assert rows(run / "trace.jsonl") == rows(whole["one"] / "trace.jsonl")
+    assert largest_difference(run, whole["one"]) < 1e-11
+
+
+def kill_at_random(folder_: Path, shards: Path, draw: random.Random, mode: str) -> Path:
+    """Runs that die at drawn moments, until one comes to its end."""
+    points = ["train.step", "ckpt.write", "ckpt.fsync", "ckpt.complete", "ckpt.rename"]
+    options = ("--checkpoint.every=40", f"--checkpoint.asynchronous={draw.random() < 0.5}")
+    for _ in range(40):
+        failpoint = f"{draw.choice(points)}=kill@{draw.randrange(1, 12)}"
+        print(mode, options[1], failpoint)
+        workers = f"--data.workers={draw.choice((0, 2))}"
+        folder_.mkdir(exist_ok=True)
+        recipe, run = write_recipe(folder_, shards, **SHORT), folder_ / "run"
+        world, strategy = MODES[mode]
+        codes = train(
+            recipe, run, "--trainer.precision=64", workers, *options,
+            world=world, strategy=strategy, failpoint=failpoint,
+        )  # fmt: skip
+        assert set(codes) <= {0, -9, 77}, codes
+        if codes == [0] * world:
+            break
+    return run
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
+def test_two_ranks_killed_at_random_end_bit_equal(
+    shards: Path, whole: dict[str, Path], tmp_path: Path, mode: str
+) -> None:
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    assert_same_run(kill_at_random(tmp_path / "x", shards, random.Random(seed), mode), whole[mode])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
+def test_two_ranks_killed_at_random_fifteen_times(
+    shards: Path, whole: dict[str, Path], tmp_path: Path, mode: str
+) -> None:
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    for number in range(15):
+        assert_same_run(kill_at_random(tmp_path / str(number), shards, draw, mode), whole[mode])
+
+
+@pytest.mark.parametrize("options", [(), pytest.param(("--compile=true",), marks=pytest.mark.slow)])
+def test_bf16_and_compilation_work_on_shards(
+    shards: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    losses = []
+    for strategy in ("ddp", "fsdp2"):
+        run = run_of(
+            tmp_path / strategy, shards, "bf16-mixed", *options, world=2, strategy=strategy
+        )
+        train_rows = [row for row in rows(run / "metrics.jsonl") if row["kind"] == "train"]
+        losses.append([row["loss"] for row in train_rows])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
