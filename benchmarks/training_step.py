@@ -25,8 +25,8 @@ from lightning.pytorch import Callback, Trainer
 from lit_restore.callbacks.assemble import Run
 from lit_restore.callbacks.checkpoints import Checkpoints
 from lit_restore.callbacks.ema import EMA, EMAProfile, make_twin
+from lit_restore.callbacks.guards import Guards
 from lit_restore.callbacks.metrics import Metrics
-from lit_restore.callbacks.nonfinite import NonFiniteGuard
 from lit_restore.callbacks.samples import SampleGrid
 from lit_restore.callbacks.trace import Trace
 from lit_restore.callbacks.validation import Validation
@@ -121,7 +121,7 @@ def measure(batch: int, pairs: int, warm: int = 3) -> tuple[list[float], list[fl
             run_dir=Path(folder), config={}, subcommand="fit",
             ema=EMA({"ema": EMAProfile(half_life=1000)}), checkpoints=Checkpoints(every=0),
             validation=Validation(), metrics=Metrics(every=10**6), samples=SampleGrid(count=0),
-            guard=NonFiniteGuard(), trace=Trace(), wandb=WandbOptions(mode="off"),
+            guards=Guards(), trace=Trace(), wandb=WandbOptions(mode="off"),
             layout=Layout(),
         )  # fmt: skip
         run.start(module)

@@ -173,6 +173,11 @@ class Checkpoints(StepCallback):
         if trainer.is_global_zero:
             self._tell(seen, None)
 
+    def close(self) -> None:
+        """The run ends, well or not."""
+        if self._saver is not None:
+            self._saver.close()
+
     # --- saving ---------------------------------------------------------------------------------
 
     def on_step(self, trainer: Trainer, module: TrainingModule, samples_seen: int) -> None:

@@ -25,6 +25,7 @@ from lit_restore.weights.pieces import snapshot
 _log = logging.getLogger(__name__)
 
 _HASHED_EVERY = 10
+_LEAVE_SECONDS = 60.0
 
 
 @dataclass
@@ -84,6 +85,12 @@ class Saver:
             return None
         behind, self._behind = self._behind, None
         return Outcome(behind.target, behind.result())
+
+    def close(self) -> None:
+        """Let the save that is behind come to its end, where the run ended in a fault meanwhile."""
+        if self._behind is not None:
+            self._behind.wait(_LEAVE_SECONDS)
+        self.published = lambda target: None  # a late one does not overwrite how the run ended
 
     # --- on the thread that writes --------------------------------------------------------------
 
@@ -160,6 +167,9 @@ class _Behind:
             self._error = self._write()
         except BaseException as fault:  # told where the training waits for it
             self._fault = fault
+
+    def wait(self, seconds: float) -> None:
+        self._thread.join(seconds)
 
     def result(self) -> str | None:
         self._thread.join()

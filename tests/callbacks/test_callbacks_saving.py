@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -136,3 +137,15 @@ def test_three_failed_saves_behind_end_the_run_with_74(shards: Path, tmp_path: P
     failpoint = "ckpt.write=enospcx*"
     assert train(recipe, run, failpoint=failpoint, output=tmp_path / "log") == [74]
     assert "training goes on" in (tmp_path / "log.0").read_text()
+
+
+def test_a_fault_lets_the_save_behind_come_to_its_end(shards: Path, tmp_path: Path) -> None:
+    recipe, run = (
+        write_recipe(tmp_path, shards, checkpoint={"asynchronous": True}),
+        tmp_path / "run",
+    )
+    options = ("--guard.on_nonfinite=stop",)
+    failpoint = "ckpt.write=sleep:0.4;train.loss_nan=nan@4"
+    assert train(recipe, run, *options, failpoint=failpoint) == [76]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000000024"]
+    assert json.loads((run / "STATUS.json").read_text())["code"] == 76
