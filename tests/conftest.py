@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_restore.io import trust
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
@@ -29,6 +31,13 @@ def default_dtype() -> Iterator[None]:
     before = torch.get_default_dtype()
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def no_trust() -> Iterator[None]:
+    """A test that gives `--trust_config` gives it to itself alone."""
+    yield
+    trust._given = False
 
 
 def picture(seed: int, height: int = 40, width: int = 48) -> np.ndarray:

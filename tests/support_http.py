@@ -1,4 +1,4 @@
-"""A local server whose answers go wrong as they are told to."""
+"""A local HTTP server whose answers go wrong as they are told to."""
 
 from __future__ import annotations
 

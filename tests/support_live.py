@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,9 @@ class Ranks:
         port = str(_free_port())
         self.pids: list[int] = []
         if world > 1:
-            argv = [*argv, "--trainer.strategy=ddp", f"--trainer.devices={world}"]
+            if not any(word.startswith("--trainer.strategy") for word in argv):
+                argv = [*argv, "--trainer.strategy=ddp"]
+            argv = [*argv, f"--trainer.devices={world}"]
         for rank in range(world):
             env = {
                 "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
@@ -38,8 +41,8 @@ class Ranks:
             def one() -> int:
                 from lit_restore.cli.train import main
 
-                if to_group:  # as a terminal or a scheduler sends it: to the data workers too
-                    failpoints.os.kill = lambda _, number: os.killpg(0, number)
+                if to_group:
+                    _signals_reach_the_group()
                 with failpoints.armed(failpoint):
                     return main(argv)
 
@@ -52,7 +55,7 @@ class Ranks:
 
     def text(self, rank: int = 0) -> str:
         """What a rank printed."""
-        return self.log.with_name(f"{self.log.name}.{rank}").read_text()
+        return self.log.with_name(f"{self.log.name}.{rank}").read_text().replace("\0", "")
 
     def errors(self, rank: int = 0) -> list[str]:
         """The error lines of a rank."""
@@ -87,6 +90,20 @@ def ranks(
         for pid in started.pids:
             if group(pid):
                 os.killpg(pid, signal.SIGKILL)
+
+
+def _signals_reach_the_group() -> None:
+    """What this process sends itself, its data workers get too: as a terminal sends it."""
+    to_one = os.kill
+
+    def kill(pid: int, number: int) -> None:
+        if pid == os.getpid():
+            # By another process: a worker takes its parent's SIGTERM for the end of the loader.
+            subprocess.run(["kill", f"-{int(number)}", "--", f"-{os.getpgid(0)}"], check=False)
+        else:
+            to_one(pid, number)
+
+    os.kill = kill
 
 
 def until(test: Callable[[], object], seconds: float = 60) -> None:

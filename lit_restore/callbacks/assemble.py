@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,17 +14,20 @@ from lightning.pytorch import Callback
 
 from lit_restore.callbacks.checkpoints import Checkpoints, RunParts
 from lit_restore.callbacks.ema import EMA, make_twin
+from lit_restore.callbacks.guards import Guards
 from lit_restore.callbacks.horizon import Horizon
-from lit_restore.callbacks.metrics import Metrics
+from lit_restore.callbacks.metrics import AfterStep, Metrics
 from lit_restore.callbacks.mirror import Mode, WandbMirror
 from lit_restore.callbacks.nonfinite import NonFiniteGuard
 from lit_restore.callbacks.predictions import Predictions
-from lit_restore.callbacks.preemption import StopRequest, StopUse
+from lit_restore.callbacks.preemption import StopUse
+from lit_restore.callbacks.profile import Profile
 from lit_restore.callbacks.progress import Progress
 from lit_restore.callbacks.records import Records
 from lit_restore.callbacks.samples import SampleGrid
 from lit_restore.callbacks.trace import Trace
 from lit_restore.callbacks.validation import Validation
+from lit_restore.callbacks.watch import Watch
 from lit_restore.data import ShardDataModule
 from lit_restore.errors import UserError
 from lit_restore.io import folder, fs, lock, status
@@ -70,13 +73,16 @@ class Run:
     validation: Validation
     metrics: Metrics
     samples: SampleGrid
-    guard: NonFiniteGuard
+    guards: Guards
     trace: Trace
     wandb: MirrorOptions
     layout: Layout
+    profile: Profile = field(default_factory=Profile)
 
     def __post_init__(self) -> None:
-        self.stop = StopRequest()
+        self.guard = NonFiniteGuard(self.guards.on_nonfinite)
+        self.watch = Watch(self.guards, self.run_dir, is_fit=self.subcommand == "fit")
+        self.stop = self.watch.stop
         self.lock: RunLock | None = None
         self.is_new = False
         """Whether this process made the run folder."""
@@ -86,11 +92,12 @@ class Run:
     def callbacks(self) -> list[Callback]:
         """All callbacks of the subcommand, in order."""
         if self.subcommand == "predict":
-            return [StopUse(self.stop), self.ema, Predictions(self.run_dir)]
+            return [self.watch, StopUse(self.stop), self.ema, Predictions(self.run_dir)]
         if self.subcommand != "fit":
-            return [StopUse(self.stop), self.ema, self.validation]
+            return [self.watch, StopUse(self.stop), self.ema, self.validation]
         progress = Progress(self.metrics, self.validation)
         return [
+            self.watch,
             Horizon(self.stop),
             self.ema,
             self.metrics,
@@ -100,6 +107,8 @@ class Run:
             self.samples,
             progress,
             self.checkpoints,
+            self.profile,
+            AfterStep(self.metrics),
         ]
 
     def start(self, module: TrainingModule) -> None:
@@ -123,7 +132,8 @@ class Run:
         self.validation.records = self.metrics.records = self.samples.records = self.records
         self.validation.stop = self.samples.stop = self.stop
         self.trace.records = Records(self.run_dir / "trace.jsonl", writes=self.records.writes)
-        self.guard.run_dir = self.samples.run_dir = self.run_dir
+        self.guard.run_dir = self.samples.run_dir = self.profile.run_dir = self.run_dir
+        self.profile.metrics, self.profile.compiled = self.metrics, self.layout.compile
         self.checkpoints.parts = RunParts(
             run_dir=self.run_dir,
             config=self.config,
@@ -132,7 +142,7 @@ class Run:
             guard=self.guard,
             ema=self.ema,
             records=(self.records, self.trace.records),
-            stop=self.stop,
+            stop=self.watch.stop_in_steps,
         )
         if self.subcommand == "fit" and self.wandb.mode != "off" and self.records.writes:
             mode: Mode = self.wandb.mode  # type: ignore[assignment]
@@ -181,6 +191,7 @@ class Run:
 
     def close(self, data: ShardDataModule) -> None:
         """End the records; leave the list of what could not be read, and no empty run folder."""
+        self.checkpoints.close()
         self.records.close()
         if data.bad is not None and data.bad.reasons:
             self._report(data.bad.reasons)

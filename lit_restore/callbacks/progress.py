@@ -14,9 +14,14 @@ from lit_restore.callbacks.metrics import Metrics
 from lit_restore.callbacks.validation import Validation
 from lit_restore.training.base import TrainingModule
 
+_WIDTH = 72
+"""Characters of a record where lines are printed."""
+_BAR = 55
+"""Characters that the bar and its counts want."""
+
 
 class Progress(StepCallback):
-    """Loss, PSNR, images/s, data-wait share and time left, from the last record.
+    """Loss, PSNR, images/s, data wait, MFU, memory and time left, from the last record.
 
     Args:
         metrics: holds the last record.
@@ -54,7 +59,7 @@ class Progress(StepCallback):
         record, scores = self.metrics.latest, self.validation.scores
         if record and record is not self._shown:
             self._shown = record
-            self._show(samples_seen, module.data.total_samples, describe(record))
+            self._show(samples_seen, module.data.total_samples, describe(record, self._room()))
         if scores and scores is not self._validated:
             self._validated = scores
             text = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
@@ -81,6 +86,11 @@ class Progress(StepCallback):
         left = (total - samples_seen) / max(rate, 1e-9)
         self._line(f"{samples_seen:>9,}/{total:,}  {text}  {_clock(left)} left")
 
+    def _room(self) -> int:
+        """Characters for a record: beside the bar, or on a line of its own."""
+        columns = getattr(self._bar, "ncols", None)
+        return _WIDTH if columns is None else columns - _BAR
+
     def _line(self, text: str) -> None:
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
@@ -98,8 +108,8 @@ class Progress(StepCallback):
         )
 
 
-def describe(record: dict[str, float]) -> str:
-    """One line of a training record."""
+def describe(record: dict[str, float], width: int = _WIDTH) -> str:
+    """One line of a training record; MFU and memory where `width` characters have room."""
     parts = [f"loss {record['loss']:.5f}"]
     if "psnr" in record:
         parts.append(f"psnr {record['psnr']:.2f} dB")
@@ -107,7 +117,18 @@ def describe(record: dict[str, float]) -> str:
     parts.append(f"data wait {100 * record['data_wait']:.0f} %")
     if record.get("skipped_steps"):
         parts.append(f"{record['skipped_steps']:.0f} steps skipped")
-    return "  ".join(parts)
+    text = "  ".join(parts)
+    for extra in _extras(record):
+        if len(text) + 2 + len(extra) <= width:
+            text += f"  {extra}"
+    return text
+
+
+def _extras(record: dict[str, float]) -> list[str]:
+    extras = [f"MFU {100 * record['mfu']:.0f} %"] if "mfu" in record else []
+    if "memory_gb" in record:
+        extras.append(f"{record['memory_gb']:.1f} GB")
+    return extras
 
 
 def _clock(seconds: float) -> str:

@@ -57,13 +57,18 @@ def _machine() -> list[tuple[str, str]]:
 def _accelerator() -> list[tuple[str, str]]:
     import torch
 
+    from lit_restore.parallel.peaks import peak_flops
+
     if not torch.cuda.is_available():
         return [("CUDA", "none; everything runs on the CPU")]
     rows = []
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         memory = f"{device.total_memory / 2**30:.0f} GiB"
-        rows.append((f"cuda:{index}", f"{device.name}, {memory}, sm_{device.major}{device.minor}"))
+        peak = peak_flops(device.name, "bf16") or peak_flops(device.name, "fp16")
+        speed = f"{peak / 1e12:.0f} TFLOP/s at 16 bits" if peak else "peak not known: no MFU"
+        about = f"{device.name}, {memory}, sm_{device.major}{device.minor}, {speed}"
+        rows.append((f"cuda:{index}", about))
     bf16 = "yes" if torch.cuda.is_bf16_supported() else "no"
     return [*rows, ("bf16", bf16), ("CUDA of torch", str(torch.version.cuda))]
 

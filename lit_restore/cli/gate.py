@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from jsonargparse import set_parsing_settings
 
 from lit_restore.errors import UserError
+from lit_restore.io import trust
 
 PACKAGES = (
     "lit_restore.callbacks",
@@ -85,6 +86,7 @@ def open_gate() -> None:
 
     For ``--trust_config`` on the command line; no config and no environment may ask for it.
     """
+    trust.give()
     print("warning: --trust_config: configs may import and run anything", file=sys.stderr)
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "denoise": ("lit_restore.cli.denoise", "remove noise from your own photos"),
     "export": ("lit_restore.cli.export", "turn a checkpoint into one safetensors file"),
     "convert": ("lit_restore.cli.convert", "turn another project's weights into one of ours"),
+    "status": ("lit_restore.cli.status", "say how a run stands, and whether to start it again"),
     "doctor": ("lit_restore.cli.doctor", "say what this machine has and what will be used"),
 }
 

@@ -17,8 +17,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lit_restore.callbacks.assemble import Run
 from lit_restore.callbacks.checkpoints import Checkpoints
 from lit_restore.callbacks.ema import EMA, EMAProfile
+from lit_restore.callbacks.guards import Guards
 from lit_restore.callbacks.metrics import Metrics
-from lit_restore.callbacks.nonfinite import NonFiniteGuard
+from lit_restore.callbacks.profile import Profile
 from lit_restore.callbacks.samples import SampleGrid
 from lit_restore.callbacks.trace import Trace
 from lit_restore.callbacks.validation import Validation
@@ -133,8 +134,9 @@ class RestoreCLI(LightningCLI):
         parser.add_class_arguments(Validation, "validation")
         parser.add_class_arguments(Metrics, "metrics")
         parser.add_class_arguments(SampleGrid, "samples")
-        parser.add_class_arguments(NonFiniteGuard, "guard")
+        parser.add_class_arguments(Guards, "guard")
         parser.add_class_arguments(Trace, "trace")
+        parser.add_class_arguments(Profile, "profile")
         parser.add_class_arguments(WandbOptions, "wandb")
         for key in ("model.seed", "data.seed"):
             parser.link_arguments("seed", key)
@@ -234,13 +236,14 @@ class RestoreCLI(LightningCLI):
             validation=self._get(init, "validation"),
             metrics=self._get(init, "metrics"),
             samples=self._get(init, "samples"),
-            guard=self._get(init, "guard"),
+            guards=self._get(init, "guard"),
             trace=self._get(init, "trace"),
             wandb=self._get(init, "wandb"),
             layout=Layout(
                 compile=bool(self._get(self.config, "compile")),
                 activation_checkpointing=bool(self._get(self.config, "activation_checkpointing")),
             ),
+            profile=self._get(init, "profile"),
         )
 
     def resolved(self) -> dict[str, Any]:
@@ -260,12 +263,13 @@ class RestoreCLI(LightningCLI):
             raise UserError("names no training of ours", where="task")
         self.run_parts.start(module)
         try:
-            if subcommand == "fit":
-                self.trainer.fit(module, datamodule=self.datamodule)
-            else:
-                self.run_parts.load_for_use(module)
-                options = {"return_predictions": False} if subcommand == "predict" else {}
-                getattr(self.trainer, subcommand)(module, datamodule=self.datamodule, **options)
-                self.run_parts.tell_scores(module)
+            with self.run_parts.watch.over(self.trainer):
+                if subcommand == "fit":
+                    self.trainer.fit(module, datamodule=self.datamodule)
+                else:
+                    self.run_parts.load_for_use(module)
+                    options = {"return_predictions": False} if subcommand == "predict" else {}
+                    getattr(self.trainer, subcommand)(module, datamodule=self.datamodule, **options)
+                    self.run_parts.tell_scores(module)
         finally:
             self.run_parts.close(self.datamodule)

@@ -7,10 +7,12 @@ import os
 import sys
 from pathlib import Path
 
+from lit_restore.data.array_rows import array_rows
 from lit_restore.data.encode import ENCODES, Encoding
 from lit_restore.data.inspection import Summary, summarise, verify
 from lit_restore.data.packing import write_shards
 from lit_restore.data.sources import (
+    ARRAYS,
     Collection,
     archive_of_images,
     class_folders,
@@ -29,7 +31,7 @@ _PER_SHARD, _PER_TILED_SHARD = 1000, 50
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the three actions and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    _register_make(actions.add_parser("make", help="pack pictures into shards"))
+    _register_make(actions.add_parser("make", help="pack pictures and arrays into shards"))
     inspect = actions.add_parser("inspect", help="say what shards hold")
     check = actions.add_parser("verify", help="check hashes and counts, with --decode all pictures")
     for action in (inspect, check):
@@ -39,14 +41,24 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def _register_make(make: argparse.ArgumentParser) -> None:
     make.description = (
-        "Pack a folder, a pair of folders, class folders, a tar or procedural images into shards. "
+        "Pack a folder, a pair of folders, class folders, a tar, the rows of an array (latents) or "
+        "procedural images into shards. "
         "Interrupted, run the same command again: it goes on, and the bytes are the same."
     )
     add = make.add_argument
-    add("source", type=Path, nargs="?", metavar="SRC", help="folder or .tar of JPEG, PNG, WebP")
+    add(
+        "source",
+        type=Path,
+        nargs="?",
+        metavar="SRC",
+        help="folder or .tar of JPEG, PNG, WebP; "
+        "folder of .npy, .npz; or one .npy, .npz whose rows are the samples",
+    )
     add("--out", type=Path, required=True, help="folder of the shards; new, or an interrupted one")
     add("--pairs", type=Path, metavar="CLEAN", help="SRC holds degraded pictures, CLEAN theirs")
     add("--classes", action="store_true", help="the folders in SRC are classes")
+    add("--array", metavar="NAME", help="which array of an .npz, or of each .npz in SRC")
+    add("--labels", metavar="NAME", help="class numbers of the rows: array of the .npz, or a .npy")
     add("--procedural", type=int, metavar="COUNT", help="draw COUNT pictures instead of SRC")
     add("--size", type=int, default=256, help="side of procedural pictures (default 256)")
     add("--seed", type=int, default=0, help="of procedural pictures (default 0)")
@@ -90,18 +102,27 @@ def _collection(args: argparse.Namespace) -> Collection:
     if sum(chosen) != 1:
         raise UserError("give a folder or tar of pictures, or --procedural COUNT", where="make")
     if args.procedural is not None:
-        _refuse(args, ("pairs", "classes"), "not with --procedural")
+        _refuse(args, ("pairs", "classes", "array", "labels"), "not with --procedural")
         return procedural_images(args.procedural, size=args.size, seed=args.seed)
     source: Path = args.source
     if fs.exists(source) and not fs.is_dir(source):
         _refuse(args, ("pairs", "classes"), "needs a folder, not a file")
-        found = archive_of_images(source)
+        found = _of_file(args, source)
     elif args.pairs is not None:
-        _refuse(args, ("classes",), "not with --pairs")
+        _refuse(args, ("classes", "array", "labels"), "not with --pairs")
         found = paired_folders(source, args.pairs)
     else:
-        found = class_folders(source) if args.classes else folder_of_images(source)
+        _refuse(args, ("labels",), "needs a .npy or .npz file; a folder has --classes")
+        make = class_folders if args.classes else folder_of_images
+        found = make(source, array_name=args.array)
     return found if args.sorted else found.shuffled()
+
+
+def _of_file(args: argparse.Namespace, source: Path) -> Collection:
+    if source.suffix.lower() in ARRAYS:
+        return array_rows(source, array=args.array, labels=args.labels)
+    _refuse(args, ("array", "labels"), "needs a .npy or .npz file, or a folder of them")
+    return archive_of_images(source)
 
 
 def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
@@ -128,10 +149,11 @@ def _lines(found: Summary) -> list[tuple[str, str]]:
         ("samples", f"{found.samples} in {_shards(found.shards)}, {human_size(found.size)}"),
         ("fields", ", ".join(fields)),
         ("formats", ", ".join(f"{count} {kind}" for kind, count in found.formats.items()) + some),
-        ("width", "{0} to {2}, median {1}".format(*found.widths)),
-        ("height", "{0} to {2}, median {1}".format(*found.heights)),
-        ("keys", ", ".join(shown(key) for key in found.keys)),
     ]
+    if found.widths[2]:
+        rows.append(("width", "{0} to {2}, median {1}".format(*found.widths)))
+        rows.append(("height", "{0} to {2}, median {1}".format(*found.heights)))
+    rows.append(("keys", ", ".join(shown(key) for key in found.keys)))
     if found.classes:
         names = ", ".join(shown(name) for name in found.classes[:_SHOWN])
         more = ", …" if len(found.classes) > _SHOWN else ""

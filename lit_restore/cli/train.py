@@ -12,17 +12,10 @@ from lit_restore.cli.entry import guarded
 from lit_restore.errors import ExitCode, LitRestoreError, Preempted, UserError
 from lit_restore.io import signals, status
 from lit_restore.io.launch import launch_rank
-from lit_restore.io.redact import redact
 from lit_restore.io.yaml import read_yaml
 
 TRUST = "--trust_config"
 """Lets configs name any class; only ever given by hand."""
-
-_STATES: dict[ExitCode, status.State] = {
-    ExitCode.OK: "done",
-    ExitCode.PREEMPTED: "preempted",
-    ExitCode.INTERRUPTED: "interrupted",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +36,8 @@ def _main(argv: list[str]) -> int:
         code = _train(argv, trees)
     except (LitRestoreError, KeyboardInterrupt) as error:
         code = error.code if isinstance(error, LitRestoreError) else ExitCode.INTERRUPTED
-        _tell(run_dir, ExitCode(code), str(error))
+        if code != ExitCode.RANK_LOST:  # told by callbacks.watch, which knows of whom
+            _tell(run_dir, code, str(error))
         raise
     except Exception as error:
         _tell(run_dir, ExitCode.BUG, f"{type(error).__name__}: {error}")
@@ -116,18 +110,7 @@ def setting(
     return None if value is None else str(value)
 
 
-def _tell(run_dir: Path, code: ExitCode, message: str) -> None:
-    """STATUS.json of a run that ended; nothing where the run folder was never made."""
-    if launch_rank() or not run_dir.is_dir():
-        return
-    before = status.read_status(run_dir)
-    if code == ExitCode.INPUT and before is not None and before.pid != os.getpid():
-        return  # a refused command says nothing about the run that it was refused on
-    status.write_status(
-        run_dir,
-        state=_STATES.get(code, "failed"),
-        code=int(code),
-        samples_seen=before.samples_seen if before else 0,
-        checkpoint=before.checkpoint if before else None,
-        message=redact(" ".join(message.split())),
-    )
+def _tell(run_dir: Path, code: int, message: str) -> None:
+    """STATUS.json of a run that ended, by rank 0."""
+    if launch_rank() == 0:
+        status.write_end(run_dir, code, message)

@@ -10,19 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 
 class Batch(TypedDict):
     """What every module's step receives."""
 
     image: Tensor
-    """(B, 3, H, W), [0, 1] on the device (uint8 while it travels there): the clean image."""
+    """(B, 3, H, W), [0, 1] on the device (uint8 while it travels there): the clean image.
+    (B, 3, 0, 0) where the data hold arrays alone."""
     degraded: NotRequired[Tensor]
     """(B, 3, h, w), the degraded image; may leave [0, 1] where noise is not clipped."""
     label: NotRequired[Tensor]
     """(B,) int64 class labels."""
     latent: NotRequired[Tensor]
-    """(B, …) the sample's array, as stored."""
+    """(B, …) the sample's array, as stored: never cropped, mirrored or turned."""
     key: list[str]
     """The samples' keys, unique in their data set."""
     position: Tensor
@@ -40,7 +42,7 @@ class Sample:
     key: str
     position: int
     image: npt.NDArray[np.uint8]
-    """(H, W, 3)"""
+    """(H, W, 3); (0, 0, 3) for a sample that is an array alone."""
     degraded: npt.NDArray[np.uint8] | None = None
     label: int | None = None
     array: npt.NDArray[np.generic] | None = None
@@ -79,6 +81,10 @@ def collate(samples: Sequence[Sample | Refusal]) -> Batch | Refusal:
     if len(sizes) > 1:
         shown = " and ".join(f"{w}x{h}" for h, w in sorted(sizes)[:2])
         return Refusal(f"{shown} do not fit into one batch; set a crop or a batch of 1", "data")
+    arrays = [sample.array for sample in good if sample.array is not None]
+    if len({(array.shape, array.dtype) for array in arrays}) > 1:
+        names = " and ".join(sorted({f"{a.dtype} {a.shape}" for a in arrays})[:2])
+        return Refusal(f"arrays {names} do not fit into one batch", "data")
     batch = Batch(
         image=_stack([sample.image for sample in good]),
         key=[sample.key for sample in good],
@@ -89,8 +95,8 @@ def collate(samples: Sequence[Sample | Refusal]) -> Batch | Refusal:
         batch["degraded"] = _stack([s.degraded for s in good if s.degraded is not None])
     if all(sample.label is not None for sample in good):
         batch["label"] = torch.tensor([s.label for s in good], dtype=torch.int64)
-    if all(sample.array is not None for sample in good):
-        batch["latent"] = torch.from_numpy(np.stack([s.array for s in good if s.array is not None]))
+    if len(arrays) == len(good):
+        batch["latent"] = torch.from_numpy(np.stack(arrays))
     bad = [entry for sample in good for entry in sample.bad]
     if bad:
         batch["bad"] = bad
@@ -99,4 +105,7 @@ def collate(samples: Sequence[Sample | Refusal]) -> Batch | Refusal:
 
 def _stack(images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
     """(H, W, 3) arrays of one size → (B, 3, H, W) uint8, laid out channels-last as decoded."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    # In a worker this stacks into shared memory at once, which saves a copy on the way out.
+    tensors = [torch.from_numpy(np.require(image, requirements="W")) for image in images]
+    stacked: Tensor = default_collate(tensors)
+    return stacked.permute(0, 3, 1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +16,19 @@ try:
 except ImportError:  # Pillow decodes too, somewhat slower
     simplejpeg = None
 
+_APP1 = 0xE1
+DECODER = "LIT_RESTORE_DECODER"
+"""Environment variable: "pillow" decodes JPEG with Pillow where simplejpeg is installed too."""
+
 
 def decoder_name() -> str:
     """The decoders and their versions: part of the data's fingerprint."""
-    names = ["pillow"] if simplejpeg is None else ["simplejpeg", "pillow"]
+    names = ["simplejpeg", "pillow"] if _simplejpeg_wanted() else ["pillow"]
     return "+".join(f"{name}-{importlib.metadata.version(name)}" for name in names)
 
 
 def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
-    """An encoded picture as (H, W, 3) uint8 RGB.
+    """An encoded picture as (H, W, 3) uint8 RGB; the array may be read-only.
 
     Args:
         data: JPEG, PNG or WebP bytes.
@@ -34,22 +39,39 @@ def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     """
     failpoints.hit("data.decode")
     header = images.sniff(data, name=name)
-    plain = header.format == "JPEG" and header.channels == 3 and not _may_be_turned(data)
-    if plain and simplejpeg is not None:
-        try:
-            pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
-        except ValueError as error:
-            raise UserError(f"not a readable JPEG ({error})", where=name) from None
-        return pixels
+    if header.format == "JPEG" and header.channels == 3 and not _may_be_turned(data):
+        return _plain_jpeg(data, name)
     picture = images.read_picture(data, name=name).pixels
     if picture.dtype != np.uint8:
         raise UserError("16-bit pictures are not trained on; convert to 8 bits", where=name)
-    return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)), dtype=np.uint8)
+    pixels = picture.astype(np.uint8, copy=False)
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def _plain_jpeg(data: bytes, name: str) -> npt.NDArray[np.uint8]:
+    if not _simplejpeg_wanted():
+        return images.read_plain_jpeg(data, name=name)
+    try:
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:
+        raise UserError(f"not a readable JPEG ({error})", where=name) from None
+    return pixels
+
+
+def _simplejpeg_wanted() -> bool:
+    return simplejpeg is not None and os.environ.get(DECODER) != "pillow"
 
 
 def _may_be_turned(data: bytes) -> bool:
     """Whether a JPEG has an EXIF block, whose orientation only Pillow's path applies."""
-    return b"Exif\0\0" in data[: 1 << 16]
+    at = 2
+    # Block by block: a marker, its length, its content.
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in b"\xff\xda":
+        if data[at + 1] == _APP1 and data.startswith(b"Exif\0\0", at + 4):
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    # Padding, or no block where one should be: look everywhere.
+    return data[at : at + 2] != b"\xff\xda" and b"Exif\0\0" in data[: 1 << 16]
 
 
 def decode_label(data: bytes, *, name: str) -> int:
@@ -68,6 +90,7 @@ def decode_array(data: bytes, *, name: str) -> npt.NDArray[np.generic]:
     """A `.npy` array of plain numbers.
 
     Raises:
-        UserError: damaged, holds Python objects, or its size does not match its header.
+        UserError: damaged, holds Python objects or what PyTorch has not, or its size does not match
+            its header.
     """
-    return arrays.parse_npy(data, name=name)
+    return arrays.parse_numbers(data, name=name)

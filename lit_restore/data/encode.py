@@ -13,7 +13,7 @@ from lit_restore.data.dead_leaves import procedural_image
 from lit_restore.data.decode import decode_image
 from lit_restore.data.sources import Drawn, Item, Stored
 from lit_restore.errors import UserError
-from lit_restore.io import archive, images
+from lit_restore.io import archive, arrays, images
 from lit_restore.io.wording import human_size
 
 Pixels = npt.NDArray[np.uint8]
@@ -60,14 +60,30 @@ def pack_items(items: Sequence[Item], encoding: Encoding) -> list[list[Packed] |
 
 def _pack(item: Item, encoding: Encoding) -> list[Packed] | Bad:
     try:
-        label = {} if item.label is None else {"cls": str(item.label).encode()}
-        parts = [Packed(key, fields | label) for key, fields in _parts(item, encoding)]
+        more = {} if item.label is None else {"cls": str(item.label).encode()}
+        if item.array is not None:
+            more["npy"] = _array(item.array, item.array_name)
+        parts = [Packed(key, fields | more) for key, fields in _parts(item, encoding)]
     except UserError as error:
-        return Bad(error.where or item.image.where, error.message)
-    return parts or Bad(item.image.where, f"smaller than a tile of {encoding.tile} pixels")
+        return Bad(error.where or item.where, error.message)
+    return parts or Bad(item.where, f"smaller than a tile of {encoding.tile} pixels")
+
+
+def _array(stored: Stored, name: str | None) -> bytes:
+    """A `.npy` as training reads it."""
+    _check_size(stored)
+    data = stored.read()
+    if stored.path.suffix.lower() == ".npz" and not stored.head:
+        array = arrays.parse_npz(data, name, name=stored.where)
+    else:
+        array = arrays.parse_numbers(data, name=stored.where)
+    return arrays.npy_bytes(array)
 
 
 def _parts(item: Item, encoding: Encoding) -> Iterator[tuple[str, dict[str, bytes]]]:
+    if item.image is None:
+        yield item.key, {}
+        return
     image, kept = _read(item.image)
     if item.degraded is None:
         for suffix, (tile,) in _tiles([image], [1], encoding.tile):
@@ -87,11 +103,15 @@ def _read(picture: Stored | Drawn) -> tuple[Pixels, bytes | None]:
     if isinstance(picture, Drawn):
         size = (picture.size, picture.size)
         return procedural_image(picture.seed, picture.index, size=size), None
-    if picture.size > archive.MEMBER_LIMIT:
-        limit = human_size(archive.MEMBER_LIMIT)
-        raise UserError(f"{human_size(picture.size)} is above {limit}", where=picture.where)
+    _check_size(picture)
     data = picture.read()
     return decode_image(data, name=picture.where), data
+
+
+def _check_size(stored: Stored) -> None:
+    if stored.size > archive.MEMBER_LIMIT:
+        limit = human_size(archive.MEMBER_LIMIT)
+        raise UserError(f"{human_size(stored.size)} is above {limit}", where=stored.where)
 
 
 def _encoded(pixels: Pixels, kept: bytes | None, encoding: Encoding) -> tuple[str, bytes]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from lit_restore.data.decode import decode_array, decode_image, decode_label
-from lit_restore.data.index import ShardIndex, Span, read_index
+from lit_restore.data.entries import Span
+from lit_restore.data.index import ShardIndex, read_index
 from lit_restore.data.manifest import (
     MANIFEST,
     Manifest,
@@ -19,7 +21,7 @@ from lit_restore.data.manifest import (
     refuse_unfinished,
 )
 from lit_restore.errors import UserError
-from lit_restore.io import fs, images
+from lit_restore.io import arrays, fs, images
 
 _HEAD = 64 << 10
 """Bytes in which most pictures' headers end."""
@@ -41,11 +43,11 @@ class Summary:
     keys: tuple[str, ...]
     """The first keys."""
     headers: int
-    """Pictures whose header was read for what follows, spread evenly over all."""
+    """Pictures and arrays whose header was read for what follows, spread evenly over all."""
     formats: dict[str, int]
-    """"JPEG 8 bits x 3" → pictures."""
+    """"JPEG 8 bits x 3" → pictures, "float16 4x32x32" → arrays."""
     widths: tuple[int, int, int]
-    """Smallest, median, largest."""
+    """Smallest, median, largest picture; zeros without pictures."""
     heights: tuple[int, int, int]
 
 
@@ -76,16 +78,22 @@ def summarise(path: Path) -> Summary:
     """
     paths, manifest = shards_of(path)
     shards = [read_index(shard) for shard in paths]
-    headers = list(_some_headers(shards))
-    kinds = Counter(f"{h.format} {h.bits} bits x {h.channels}" for h in headers)
+    found = list(_some_headers(shards))
+    headers = [header for header in found if not isinstance(header, str)]
+    kinds = Counter(
+        h if isinstance(h, str) else f"{h.format} {h.bits} bits x {h.channels}" for h in found
+    )
+    fields: Counter[str] = Counter()
+    for shard in shards:
+        fields.update(shard.entries.counts())
     return Summary(
         shards=len(shards),
         samples=sum(len(shard.entries) for shard in shards),
         size=sum(shard.size for shard in shards),
-        fields=dict(Counter(f for shard in shards for e in shard.entries for f in e.fields)),
+        fields=dict(fields),
         classes=manifest.classes if manifest else (),
-        keys=tuple(entry.key for shard in shards for entry in shard.entries)[:_KEYS],
-        headers=len(headers),
+        keys=tuple(islice((e.key for shard in shards for e in shard.entries), _KEYS)),
+        headers=len(found),
         formats=dict(kinds.most_common()),
         widths=_spread([header.width for header in headers]),
         heights=_spread([header.height for header in headers]),
@@ -158,8 +166,8 @@ def _decode(data: bytes, span: Span, where: str) -> None:
         decode_image(data, name=where)
 
 
-def _some_headers(shards: Sequence[ShardIndex]) -> Iterator[images.ImageHeader]:
-    """Headers of up to `_HEADERS` samples, spread evenly."""
+def _some_headers(shards: Sequence[ShardIndex]) -> Iterator[images.ImageHeader | str]:
+    """Headers of up to `_HEADERS` samples, spread evenly; of arrays what they are, in words."""
     step = -(-sum(len(shard.entries) for shard in shards) // _HEADERS)
     first = 0
     for shard in shards:
@@ -168,6 +176,10 @@ def _some_headers(shards: Sequence[ShardIndex]) -> Iterator[images.ImageHeader]:
                 where = f"{shard.path}: {entry.key}"
                 for name in sorted({"image", "degraded"} & entry.fields.keys()):
                     yield _header(file, entry.fields[name], where)
+                if "array" in entry.fields:
+                    span = entry.fields["array"]
+                    head = fs.pread(file, min(span.size, _HEAD), span.offset)
+                    yield arrays.describe_npy(head, name=where)
         first += len(shard.entries)
 
 

@@ -42,11 +42,11 @@ class Manifest:
     """What a folder of shards holds."""
 
     fields: tuple[str, ...]
-    """What every sample has, of image, degraded, label; sorted."""
+    """What every sample has, of array, degraded, image, label; sorted."""
     count: int
     """Samples in all shards."""
     classes: tuple[str, ...]
-    """Names of the classes 0, 1, …; empty where samples have no label."""
+    """Names of the classes 0, 1, …; empty where samples have no label, or a number alone."""
     shards: tuple[Shard, ...]
     plan: str
     """Digest of what the shards were made of and how: the same plan gives the same bytes."""
@@ -79,6 +79,14 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
     if check_files:
         _check_files(folder, manifest)
     return manifest
+
+
+def parse_manifest(text: str, *, where: str) -> Manifest:
+    """A manifest's text from elsewhere; `UserError` naming `where` if it is damaged."""
+    try:
+        return _parse(text, Path(MANIFEST))
+    except UserError as error:
+        raise UserError(error.message, where=where) from None
 
 
 def file_sha256(path: Path) -> str:

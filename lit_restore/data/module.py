@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import signal
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +14,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lit_restore.data.agreement import open_agreed
+from lit_restore.data.ahead import FollowedOrder
 from lit_restore.data.batch import Batch, Refusal, Sample, collate
 from lit_restore.data.decode import decoder_name
 from lit_restore.data.degradations import Degradation
@@ -19,14 +23,22 @@ from lit_restore.data.locate import open_source
 from lit_restore.data.order import ORDER_VERSION, Order
 from lit_restore.data.plan import BatchPlan, PositionBatches, plan_batches
 from lit_restore.data.procedural import ensure_procedural
-from lit_restore.data.reader import CachedSource, ShardSource, Source
+from lit_restore.data.reader import CachedSource, Source
+from lit_restore.data.remote import RemoteSource
 from lit_restore.data.report import BadSamples
 from lit_restore.data.samples import Augmentation, OrderedSamples, TrainingSamples
+from lit_restore.data.streaming import StreamedSamples, StreamSource, open_streams
 from lit_restore.errors import UserError, require_at_least
-from lit_restore.io.signals import worker_signals
+from lit_restore.io.cache import Cache, default_folder
+from lit_restore.io.remote import NETWORK
+from lit_restore.io.signals import inherited_blocked, worker_signals
 from lit_restore.seeding import torch_generator
 
+_log = logging.getLogger(__name__)
+
 PROCEDURAL = "procedural"
+_STUCK, _STUCK_FETCHING = 300, 3600
+"""Seconds after which a loader gives its workers up; longer where they wait for a network."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -52,7 +64,8 @@ class ShardDataModule(LightningDataModule):
     """Training, validation and prediction data from webdataset shards.
 
     Args:
-        train: folder of shards, shard or glob pattern; "procedural" for images made on first use.
+        train: folder of shards, shard or glob pattern, or the URL of a folder with a manifest or of
+            shards (train-{000..099}.tar); "procedural" for images made on first use.
         val: the same for validation, or "photographs" for the three of scikit-image; none without.
         predict: the same for prediction.
         global_batch: samples per optimiser step over all ranks; accumulation follows from it.
@@ -70,6 +83,12 @@ class ShardDataModule(LightningDataModule):
         max_bad: unreadable samples replaced before the run ends, on each rank; none for the larger
             of 10 and 0.1 % of the data set.
         max_bad_shards: training shards that cannot be indexed and are left out of the run.
+        streaming: read the training data as streams that come by, for what cannot be indexed or
+            kept (endless, compressed, pipe:); a resumed run sees its images in another order.
+        stream_buffer: streamed samples that each process shuffles together, as stored.
+        cache_dir: where remote shards are kept; none for $LIT_RESTORE_CACHE or
+            ~/.cache/lit_restore.
+        cache_gb: what is kept there, 10^9 bytes; the shards used last stay.
         procedural: the images behind `train: procedural`.
         total_samples: length of the run in samples (set by the top-level option of this name).
         seed: the run's seed (set by the top-level option of this name).
@@ -98,6 +117,10 @@ class ShardDataModule(LightningDataModule):
         shuffle_window: int = 16,
         max_bad: int | None = None,
         max_bad_shards: int = 0,
+        streaming: bool = False,
+        stream_buffer: int = 256,
+        cache_dir: str | None = None,
+        cache_gb: float = 50.0,
         procedural: ProceduralOptions = ProceduralOptions(),  # noqa: B008
         total_samples: int = 0,
         seed: int = 0,
@@ -111,7 +134,9 @@ class ShardDataModule(LightningDataModule):
         require_at_least(
             0, data__workers=workers, data__cache=cache, data__shuffle_window=shuffle_window,
             data__max_bad=max_bad, data__max_bad_shards=max_bad_shards,
+            data__stream_buffer=stream_buffer,
         )  # fmt: skip
+        require_at_least(0.001, data__cache_gb=cache_gb)
         self.train, self.val, self.predict = train, val, predict
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.augmentation = Augmentation(crop=crop, flip=flip, rotate=rotate)
@@ -121,6 +146,11 @@ class ShardDataModule(LightningDataModule):
         self.cache = cache
         self.shuffle_window = shuffle_window
         self.max_bad, self.max_bad_shards = max_bad, max_bad_shards
+        self.streaming, self.stream_buffer = streaming, stream_buffer
+        self.remote_cache = Cache(
+            cache_dir or default_folder(), limit=int(min(cache_gb, 1e9) * 10**9), network=NETWORK
+        )
+        """Where remote shards are kept."""
         self.procedural = procedural
         self.total_samples, self.seed = total_samples, seed
         self.start_position = 0
@@ -157,11 +187,12 @@ class ShardDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample | Refusal]:
         """Micro-batches of this rank, from `start_position` to the end of the run."""
-        source = self.sources["train"]
-        order = Order(source.counts, seed=self.seed, window=self.shuffle_window)
-        samples = TrainingSamples(source, order, augmentation=self.augmentation, seed=self.seed)
         batches = PositionBatches(self.plan(), rank=self.rank, start=self.start_position)
-        return self._loader(samples, batch_sampler=batches)
+        return self._loader(
+            self._training_samples(self.sources["train"]),
+            batch_sampler=batches,
+            fetching=self.streaming or isinstance(_below(self.sources["train"]), RemoteSource),
+        )
 
     def val_dataloader(self) -> DataLoader[Sample | Refusal] | list[None]:
         """All validation samples dealt to the ranks, padded with samples of weight zero."""
@@ -255,20 +286,53 @@ class ShardDataModule(LightningDataModule):
 
     def _open(self, data: str, split: str) -> Source:
         path = str(self.procedural.path) if data == PROCEDURAL else data
-        training = split == "train"
+        training, key = split == "train", f"data.{split}"
         allowed = self.max_bad_shards if training else 0
-        source = open_source(path, key=f"data.{split}", max_bad=allowed)
-        if isinstance(source, ShardSource) and training:
-            self.bad = BadSamples(self._allowed_bad(source), source.bad_shards)
+        window = self.shuffle_window if training else None
+        streaming = training and self.streaming
+
+        def opener(without: Collection[str]) -> Source:
+            if streaming:
+                return open_streams(path, key=key, cache=self.remote_cache)
+            return open_source(
+                path, key=key, max_bad=allowed, window=window, cache=self.remote_cache,
+                without=without,
+            )  # fmt: skip
+
+        source, bad_shards = open_agreed(opener, key=key, max_bad=allowed)
+        if training:
+            self.bad = BadSamples(self._allowed_bad(source), bad_shards)
+        if streaming:
+            _log.warning(
+                "data.streaming: which images a resumed run sees is approximate; only indexed "
+                "shards resume exactly"
+            )
+            return source
         return CachedSource(source, megabytes=self.cache) if self.cache and training else source
+
+    def _training_samples(self, source: Source) -> Dataset[Sample | Refusal]:
+        augmentation, seed, window = self.augmentation, self.seed, self.shuffle_window
+        if isinstance(source, StreamSource):
+            return StreamedSamples(
+                source, augmentation=augmentation, seed=seed, start=self.start_position,
+                rank=self.rank, world=self.world, buffer=self.stream_buffer,
+                network=self.remote_cache.network,
+            )  # fmt: skip
+        order = Order(source.counts, seed=seed, window=window)
+        remote = _below(source)
+        if isinstance(remote, RemoteSource):
+            order = FollowedOrder(source.counts, seed=seed, window=window, tell=remote.want)
+        return TrainingSamples(source, order, augmentation=augmentation, seed=seed)
 
     def _check_crops(self) -> None:
         """Try the first sample of each shard, so that an impossible crop is told at once."""
         source = self.sources["train"]
-        order = Order(source.counts, seed=self.seed, window=0)
-        _try_firsts(
-            TrainingSamples(source, order, augmentation=self.augmentation, seed=self.seed), source
-        )
+        if not isinstance(source, StreamSource):
+            order = Order(source.counts, seed=self.seed, window=0)
+            _try_firsts(
+                TrainingSamples(source, order, augmentation=self.augmentation, seed=self.seed),
+                source,
+            )
         if "val" in self.sources and self.val_crop is not None:
             _try_firsts(
                 OrderedSamples(self.sources["val"], crop=self.val_crop), self.sources["val"]
@@ -285,13 +349,19 @@ class ShardDataModule(LightningDataModule):
             total_samples=padded, global_batch=stride, world=self.world, micro=self.val_batch
         )
         return self._loader(
-            OrderedSamples(source, crop=crop), batch_sampler=PositionBatches(plan, rank=self.rank)
+            OrderedSamples(source, crop=crop),
+            batch_sampler=PositionBatches(plan, rank=self.rank),
+            fetching=isinstance(source, RemoteSource),
         )
 
     def _loader(
-        self, samples: Dataset[Sample | Refusal], *, batch_sampler: PositionBatches
+        self,
+        samples: Dataset[Sample | Refusal],
+        *,
+        batch_sampler: PositionBatches,
+        fetching: bool = False,
     ) -> DataLoader[Sample | Refusal]:
-        return DataLoader(
+        return _Loader(
             samples,
             batch_sampler=batch_sampler,
             collate_fn=collate,
@@ -299,7 +369,7 @@ class ShardDataModule(LightningDataModule):
             prefetch_factor=self.prefetch if self.workers else None,
             worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
-            timeout=300 if self.workers else 0,
+            timeout=(_STUCK_FETCHING if fetching else _STUCK) if self.workers else 0,
         )
 
     def _degrade(self, batch: Batch, degradation: Degradation) -> Tensor:
@@ -315,9 +385,24 @@ class ShardDataModule(LightningDataModule):
         )
 
 
+def _below(source: Source) -> Source:
+    """What a cache of decoded images reads from."""
+    return source.source if isinstance(source, CachedSource) else source
+
+
+class _Loader(DataLoader[Sample | Refusal]):
+    """Whose workers no SIGTERM ends while they start."""
+
+    def __iter__(self) -> Any:
+        with inherited_blocked(signal.SIGTERM):
+            return super().__iter__()
+
+
 def _try_firsts(samples: Dataset[Sample | Refusal], source: Source) -> None:
     first = 0
-    for count in source.counts:
+    # Of what lies elsewhere one shard: trying all would fetch them all.
+    lazy = isinstance(_below(source), RemoteSource)
+    for count in list(source.counts)[: 1 if lazy else None]:
         sample = samples[first]
         if isinstance(sample, Refusal) and not sample.unreadable:
             raise UserError(sample.message, where=sample.where)

@@ -96,6 +96,8 @@ def write_shards(
         RankLost: a worker was killed.
     """
     _check_options(per_shard, encoding, max_bad, workers)
+    if encoding.tile is not None and collection.items[0].array is not None:
+        raise UserError("arrays are not cut into tiles; pack without --tile", where="tile")
     plan = _make_plan(collection, per_shard, encoding, name)
     done = _finished(out_dir, plan)
     if done is None:
@@ -182,7 +184,7 @@ class _Packing:
         packed = {key.rpartition("-r")[0] for key in keys} if self.encoding.tile else keys
         for item in self.parts[number]:
             if item.key not in packed:
-                self._refuse(Bad(item.image.where, "left out by the interrupted run"))
+                self._refuse(Bad(item.where, "left out by the interrupted run"))
         return Shard(name=path.name, count=len(keys), size=fs.size(path), sha256=file_sha256(path))
 
     def _results(self, numbers: Sequence[int]) -> Iterator[list[Packed] | Bad]:

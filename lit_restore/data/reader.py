@@ -17,13 +17,15 @@ import numpy.typing as npt
 
 from lit_restore.data.batch import Sample
 from lit_restore.data.decode import decode_array, decode_image, decode_label
-from lit_restore.data.index import Entry, ShardIndex, Span, read_index
+from lit_restore.data.entries import Entry, Span
+from lit_restore.data.index import ShardIndex, read_index
 from lit_restore.errors import UserError
-from lit_restore.io import failpoints, fs
+from lit_restore.io import failpoints, fs, memory
 
 _log = logging.getLogger(__name__)
 
 _OPEN_SHARDS = 64
+_NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
 class Source(ABC):
@@ -70,6 +72,8 @@ class ShardSource(Source):
         self.shards = list(shards)
         self.counts = [len(shard.entries) for shard in self.shards]
         self.digests = digests or {}
+        self.pictures = any({"image", "degraded"} & _fields(shard) for shard in self.shards)
+        """Whether samples are pictures; arrays alone otherwise."""
         self.bad_shards: dict[str, str] = {}
         """Shard → why it was left out."""
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
@@ -94,13 +98,15 @@ class ShardSource(Source):
         return f"{self.shards[shard].path}: {entry.key}"
 
     def read(self, index: int) -> Sample:
-        """Read and decode all fields of a sample."""
+        """Read and decode all fields of a sample; without an image only where none has one."""
         shard, entry = self._locate(index)
-        where = self.where(index)
-        if "image" not in entry.fields:
+        path = self.shards[shard].path
+        where = f"{path}: {entry.key}"
+        if "image" not in entry.fields and (self.pictures or "array" not in entry.fields):
             raise UserError("the sample has no image (jpg, png or webp member)", where=where)
         data = {name: self._bytes(shard, span) for name, span in entry.fields.items()}
-        sample = Sample(self.key(index), 0, decode_image(data["image"], name=where))
+        image = decode_image(data["image"], name=where) if "image" in data else _NO_IMAGE
+        sample = Sample(f"{path.stem}/{entry.key}", 0, image)
         if "degraded" in data:
             sample.degraded = decode_image(data["degraded"], name=f"{where} (degraded)")
         if "label" in data:
@@ -118,8 +124,9 @@ class ShardSource(Source):
             raise UserError(reason, where=self.shards[shard].path) from None
 
     def _file(self, shard: int) -> BinaryIO:
-        if self._pid != os.getpid():  # a forked worker opens files of its own
+        if self._pid != os.getpid():  # a worker opens files of its own, and does nothing but decode
             self._files, self._pid = OrderedDict(), os.getpid()
+            memory.keep_freed()
         if shard not in self._files:
             self._files[shard] = fs.open_read(self.shards[shard].path)
             if len(self._files) > _OPEN_SHARDS:
@@ -251,4 +258,4 @@ def open_shards(
 
 
 def _fields(shard: ShardIndex) -> frozenset[str]:
-    return frozenset(name for entry in shard.entries for name in entry.fields)
+    return frozenset(shard.entries.counts())

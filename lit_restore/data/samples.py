@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.utils.data import Dataset
 
 from lit_restore.data.batch import Refusal, Sample
@@ -60,23 +61,32 @@ class TrainingSamples(Dataset[Sample | Refusal]):
                 bad.append((self.source.where(index), error.message))
                 continue
             try:
-                return self._augment(replace(sample, position=position, bad=tuple(bad)))
+                sample = replace(sample, position=position, bad=tuple(bad))
+                return augment(sample, self.augmentation, self.seed)
             except UserError as error:
                 return Refusal(error.message, self.source.where(index))
         name, reason = bad[0]
         message = f"{reason}; the next {_TRIES - 1} samples cannot be read either"
         return Refusal(message, name, unreadable=True)
 
-    def _augment(self, sample: Sample) -> Sample:
-        draw = numpy_generator(self.seed, sample.position, "crop")
-        image, degraded = sample.image, sample.degraded
-        if self.augmentation.crop is not None:
-            image, degraded = random_crop(image, degraded, self.augmentation.crop, draw)
-        mirror = self.augmentation.flip and bool(draw.integers(2))
-        turns = int(draw.integers(4)) if self.augmentation.rotate else 0
-        image = _turn(image, mirror, turns)
-        degraded = None if degraded is None else _turn(degraded, mirror, turns)
-        return replace(sample, image=image, degraded=degraded)
+
+def augment(sample: Sample, augmentation: Augmentation, seed: int) -> Sample:
+    """A sample cropped, mirrored and turned as (seed, its position) says.
+
+    Raises:
+        UserError: it is smaller than the crop, or its pair is not aligned.
+    """
+    draw = numpy_generator(seed, sample.position, "crop")
+    image, degraded = sample.image, sample.degraded
+    if not image.size and augmentation.crop is not None:
+        raise UserError("holds no image to crop; set data.crop to null")
+    if augmentation.crop is not None:
+        image, degraded = random_crop(image, degraded, augmentation.crop, draw)
+    mirror = augmentation.flip and bool(draw.integers(2))
+    turns = int(draw.integers(4)) if augmentation.rotate else 0
+    image = _turn(image, mirror, turns)
+    degraded = None if degraded is None else _turn(degraded, mirror, turns)
+    return replace(sample, image=image, degraded=degraded)
 
 
 class OrderedSamples(Dataset[Sample | Refusal]):
@@ -96,6 +106,8 @@ class OrderedSamples(Dataset[Sample | Refusal]):
         try:
             sample = self.source.read(index)
             image, degraded = sample.image, sample.degraded
+            if not image.size and self.crop is not None:
+                raise UserError("holds no image to crop; set data.val_crop to null")
             if self.crop is not None:
                 image, degraded = centre_crop(image, degraded, self.crop)
         except UserError as error:
@@ -164,5 +176,11 @@ def _window(
 
 
 def _turn(image: Pixels, mirror: bool, turns: int) -> Pixels:
-    turned = np.rot90(image[:, ::-1] if mirror else image, turns)
-    return np.ascontiguousarray(turned)
+    """Mirrored left–right, then turned by quarters counter-clockwise; may be a view."""
+    if not image.size or (not mirror and not turns):
+        return image  # copied once, into its batch
+    # PyTorch moves whole pixels where NumPy copies byte by byte: up to ten times as fast.
+    planes = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)[None]
+    planes = planes.flip(-1) if mirror else planes
+    turned = torch.rot90(planes, turns, (-2, -1)) if turns else planes
+    return np.ascontiguousarray(turned[0].permute(1, 2, 0).numpy())

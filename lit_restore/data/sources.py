@@ -1,4 +1,4 @@
-"""What shards are made of: folders of pictures, pairs, classes, an archive, or a seed.
+"""What shards are made of: folders of pictures and arrays, pairs, classes, an archive, or a seed.
 
 Each source is listed before anything is read or written, so that what cannot be packed (unpaired
 pictures, formats that are not read, two files of one key) is refused at once.
@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +20,7 @@ from lit_restore.io import archive, fs
 from lit_restore.io.wording import shown
 
 READ = (".jpg", ".jpeg", ".png", ".webp")
+ARRAYS = (".npy", ".npz")
 _NOT_READ = re.compile(
     r"\.(avif|bmp|cr2|dng|exr|gif|hdr|hei[cf]|jp2|jxl|nef|p[bgp]m|raw|tga|tiff?)$", re.IGNORECASE
 )
@@ -30,7 +31,7 @@ _LISTED = 10
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An encoded picture: a file, or a member of an archive."""
+    """An encoded picture or an array: a file, or a part of one."""
 
     name: str
     """Its path below the source, "/" between folders."""
@@ -42,6 +43,10 @@ class Stored:
     """Bytes."""
     stamp: int
     """Time of the last change of `path`, ns."""
+    head: bytes = b""
+    """Put before the bytes of the file: what makes a row of an array a `.npy` file."""
+    held: bytes | None = None
+    """The bytes themselves, where the file holds them compressed."""
 
     @property
     def where(self) -> str:
@@ -50,8 +55,11 @@ class Stored:
 
     def read(self) -> bytes:
         """Its bytes; `UserError` where the file is gone or cut."""
+        if self.held is not None:
+            return self.head + self.held
         with fs.open_read(self.path) as file:
-            return fs.pread(file, self.size, self.offset)
+            data = fs.pread(file, self.size, self.offset)
+        return self.head + data if self.head else data
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +78,28 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One sample to be packed."""
+    """One sample to be packed: a picture, an array, or both."""
 
     key: str
-    image: Stored | Drawn
+    image: Stored | Drawn | None
     degraded: Stored | None = None
     label: int | None = None
+    array: Stored | None = None
+    array_name: str | None = None
+    """Which array of an `.npz`."""
 
     @property
-    def pictures(self) -> list[Stored]:
+    def parts(self) -> list[Stored]:
         """What of it is read from the disk."""
-        return [part for part in (self.image, self.degraded) if isinstance(part, Stored)]
+        parts = (self.image, self.degraded, self.array)
+        return [part for part in parts if isinstance(part, Stored)]
+
+    @property
+    def where(self) -> str:
+        """The sample as an error line names it."""
+        named = self.image or self.array
+        assert named is not None, self.key
+        return named.where
 
 
 @dataclass(frozen=True)
@@ -96,8 +115,13 @@ class Collection:
     def fields(self) -> tuple[str, ...]:
         """What every sample has, sorted."""
         first = self.items[0]
-        degraded = ["degraded"] if first.degraded is not None else []
-        return (*degraded, "image", *(["label"] if self.classes else []))
+        held = {
+            "array": first.array is not None,
+            "degraded": first.degraded is not None,
+            "image": first.image is not None,
+            "label": bool(self.classes) or first.label is not None,
+        }
+        return tuple(name for name, has in held.items() if has)
 
     def digest(self) -> str:
         """sha256 over keys, names, sizes and labels: equal for copies of the same files."""
@@ -106,7 +130,9 @@ class Collection:
             drawn = item.image if isinstance(item.image, Drawn) else None
             row: list[object] = [item.key, item.label]
             row += [drawn.seed, drawn.index, drawn.size] if drawn else []
-            row += [[part.name, part.offset, part.size] for part in item.pictures]
+            row += [[part.name, part.offset, part.size] for part in item.parts]
+            if item.array is not None:
+                row += [item.array.head.hex(), item.array_name]
             state.update(json.dumps(row).encode())
         return state.hexdigest()
 
@@ -114,7 +140,7 @@ class Collection:
         """sha256 over the times of the last change: a file edited meanwhile shows."""
         state = hashlib.sha256()
         for item in self.items:
-            state.update(json.dumps([part.stamp for part in item.pictures]).encode())
+            state.update(json.dumps([part.stamp for part in item.parts]).encode())
         return state.hexdigest()
 
     def shuffled(self) -> Collection:
@@ -123,13 +149,20 @@ class Collection:
         return replace(self, items=order)
 
 
-def folder_of_images(folder: Path) -> Collection:
-    """All JPEG, PNG and WebP files below a folder.
+def folder_of_images(folder: Path, *, array_name: str | None = None) -> Collection:
+    """All JPEG, PNG and WebP files below a folder, the arrays beside them, or arrays alone.
+
+    An array belongs to the picture of its name: `x.png` and `x.npy`, or `x.npz`.
+
+    Args:
+        folder: is searched with all folders in it.
+        array_name: which array of each `.npz`; may be left out where there is one only.
 
     Raises:
-        UserError: none there, formats that are not read, or two files of one key.
+        UserError: none there, formats that are not read, two files of one key, or arrays beside
+            some of the pictures only.
     """
-    items = [Item(_key(found.name), found) for found in _images(folder)]
+    items = _samples(folder, array_name)
     return Collection(str(folder), _unique(items, str(folder)))
 
 
@@ -152,25 +185,23 @@ def paired_folders(degraded: Path, clean: Path) -> Collection:
         )
         raise UserError(f"pictures without a partner: {told}", where=degraded)
     items = [Item(_key(sides[1][stem].name), sides[1][stem], sides[0][stem]) for stem in sides[1]]
-    _unique([Item(item.key, part) for item in items for part in item.pictures[1:]], str(degraded))
+    _unique([Item(item.key, part) for item in items for part in item.parts[1:]], str(degraded))
     return Collection(f"{degraded} + {clean}", _unique(items, str(clean)))
 
 
-def class_folders(folder: Path) -> Collection:
-    """Pictures in one folder a class; classes are numbered in the order of their names.
+def class_folders(folder: Path, *, array_name: str | None = None) -> Collection:
+    """Samples in one folder a class; classes are numbered in the order of their names.
 
     Raises:
         UserError: as `folder_of_images`, or pictures outside class folders.
     """
     classes = tuple(path.name for path in fs.list_dir(folder) if fs.is_dir(path) and _seen(path))
     number = {name: label for label, name in enumerate(classes)}
-    images = _images(folder)
-    outside = [found.name for found in images if "/" not in found.name]
+    found = [(item.parts[0].name, item) for item in _samples(folder, array_name)]
+    outside = [name for name, _ in found if "/" not in name]
     if outside:
-        raise UserError(f"pictures in no class folder: {_some(outside)}", where=folder)
-    items = [
-        Item(_key(found.name), found, label=number[found.name.split("/")[0]]) for found in images
-    ]
+        raise UserError(f"in no class folder: {_some(outside)}", where=folder)
+    items = [replace(item, label=number[name.split("/")[0]]) for name, item in found]
     return Collection(str(folder), _unique(items, str(folder)), classes)
 
 
@@ -213,13 +244,53 @@ def procedural_images(count: int, *, size: int, seed: int) -> Collection:
 
 
 def _images(folder: Path) -> list[Stored]:
+    pictures = [item.image for item in _samples(folder, None, arrays=False)]
+    return [picture for picture in pictures if isinstance(picture, Stored)]
+
+
+def _samples(folder: Path, array_name: str | None, *, arrays: bool = True) -> list[Item]:
+    """What lies below a folder, in the order of the names."""
     files = dict(_walk(folder, "", 0))
     _refuse_formats(list(files), folder)
-    names = [name for name in files if _suffix(name) in READ]
-    if not names:
-        raise UserError("no JPEG, PNG or WebP pictures below this folder", where=folder)
-    found = [(name, files[name], fs.stamp(files[name])) for name in sorted(names)]
-    return [Stored(name, path, 0, size, changed) for name, path, (size, changed) in found]
+    pictures = [name for name in sorted(files) if _suffix(name) in READ]
+    found = [name for name in sorted(files) if _suffix(name) in ARRAYS] if arrays else []
+    if not pictures and not found:
+        raise UserError(
+            "no JPEG, PNG or WebP pictures, nor arrays, below this folder", where=folder
+        )
+    if not pictures:
+        return [
+            Item(_key(name), None, array=_file(name, files), array_name=_take(name, array_name))
+            for name in found
+        ]
+    if not found:
+        return [Item(_key(name), _file(name, files)) for name in pictures]
+    beside = {_stem(name): name for name in found}
+    bare = [name for name in pictures if _stem(name) not in beside]
+    stems = {_stem(name) for name in pictures}
+    stray = [name for name in found if _stem(name) not in stems or beside[_stem(name)] != name]
+    if bare or stray:
+        told = [f"without an array: {_some(bare)}"] * bool(bare)
+        told += [f"without a picture of its own: {_some(stray)}"] * bool(stray)
+        raise UserError(f"pictures and arrays do not match; {'; '.join(told)}", where=folder)
+    return [
+        Item(
+            _key(name),
+            _file(name, files),
+            array=_file(beside[_stem(name)], files),
+            array_name=_take(beside[_stem(name)], array_name),
+        )
+        for name in pictures
+    ]
+
+
+def _file(name: str, files: Mapping[str, Path]) -> Stored:
+    size, changed = fs.stamp(files[name])
+    return Stored(name, files[name], 0, size, changed)
+
+
+def _take(name: str, array_name: str | None) -> str | None:
+    return array_name if _suffix(name) == ".npz" else None
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterable[tuple[str, Path]]:
@@ -267,7 +338,7 @@ def _unique(items: list[Item], where: str) -> list[Item]:
     for item in items:
         other = first.setdefault(item.key, item)
         if other is not item:
-            names = " and ".join(shown(i.pictures[0].name) for i in (other, item))
+            names = " and ".join(shown(i.parts[0].name) for i in (other, item))
             raise UserError(f"{names} have the same key {shown(item.key)}; rename one", where=where)
         if len(item.key.encode()) > _LONGEST_KEY:
             raise UserError(f"name above {_LONGEST_KEY} bytes: {shown(item.key)}", where=where)

@@ -121,6 +121,20 @@ def read_picture(
     return Picture(pixels, _profile_name(profile), called)
 
 
+def read_plain_jpeg(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
+    """The pixels of a JPEG that is known to have three channels and to be upright.
+
+    Returns:
+        (H, W, 3), as `read_picture` gives them, but read-only, which saves a copy.
+
+    Raises:
+        UserError: as `read_picture`.
+    """
+    with _decoding(name):
+        image = _load(data, "JPEG", name)
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
+
+
 def png_bytes(pixels: npt.NDArray[np.uint8]) -> bytes:
     """(H, W, 3), (H, W, 1) or (H, W) uint8 pixels as a PNG without any metadata."""
     return _encoded(pixels, "PNG", compress_level=6)
@@ -224,7 +238,7 @@ def _stored(image: Image.Image, name: str) -> Pixels:
     if mode in ("I;16", "I;16L", "I;16B"):
         return np.array(image).astype(np.uint16)[..., None]
     if mode in ("RGB", "P", "RGBX", "YCbCr"):
-        return _array(image.convert("RGB"))
+        return _array(image if mode == "RGB" else image.convert("RGB"))  # a copy saved
     raise UserError(f"pixels of kind {mode}; save it as an RGB PNG", where=name)
 
 

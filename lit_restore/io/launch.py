@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
+
+from lit_restore.io.procs import Process
+
+PARENT = "LIT_RESTORE_PARENT"
+"""Names rank 0 to the ranks that it starts itself."""
 
 
 def launch_rank() -> int:
@@ -14,6 +21,19 @@ def launch_rank() -> int:
         if name in os.environ:
             return _number(name)
     return _number("NODE_RANK") + _number("LOCAL_RANK")
+
+
+def name_parent(process: Process) -> None:
+    """Tell processes that are started from now on who starts them."""
+    os.environ[PARENT] = json.dumps(asdict(process))
+
+
+def parent() -> Process | None:
+    """The rank that started this process, if one did."""
+    try:
+        return Process(**json.loads(os.environ.get(PARENT, "")))
+    except (ValueError, TypeError):
+        return None
 
 
 def _number(name: str) -> int:

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -66,6 +67,20 @@ def reset() -> None:
     _requests = _Requests()
     if _wakeup is not None:
         os.write(_wakeup[1], _FORGET)  # in the pipe, so behind the signals it shall forget
+
+
+@contextlib.contextmanager
+def inherited_blocked(number: signal.Signals) -> Iterator[None]:
+    """Processes started in this block begin with a signal blocked, and find it when they ask.
+
+    Else one that comes between a worker's fork and `worker_signals` ends the worker. This process
+    still gets it, afterwards or by another of its threads.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def worker_signals() -> None:

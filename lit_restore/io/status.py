@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from lit_restore.errors import UserError
+from lit_restore.errors import ExitCode, UserError
 from lit_restore.io import fs
+from lit_restore.io.redact import redact
 
 NAME = "STATUS.json"
 State = Literal["running", "done", "preempted", "failed", "interrupted"]
@@ -69,6 +70,34 @@ def write_status(
     except OSError:
         return False
     return True
+
+
+_STATES: dict[int, State] = {
+    ExitCode.OK: "done",
+    ExitCode.PREEMPTED: "preempted",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+
+def write_end(run_dir: fs.StrPath, code: int, message: str) -> None:
+    """Say how a run ended; its position stays as it was last written.
+
+    Nothing where the run folder was never made, or where the command was refused before it began:
+    that says nothing about the run in the folder.
+    """
+    if not fs.is_dir(run_dir):
+        return
+    before = read_status(run_dir)
+    if code == ExitCode.INPUT and before is not None and before.pid != os.getpid():
+        return
+    write_status(
+        run_dir,
+        state=_STATES.get(code, "failed"),
+        code=int(code),
+        samples_seen=before.samples_seen if before else 0,
+        checkpoint=before.checkpoint if before else None,
+        message=redact(" ".join(message.split())),
+    )
 
 
 def read_status(run_dir: fs.StrPath) -> Status | None:

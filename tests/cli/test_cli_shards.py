@@ -106,7 +106,7 @@ def cut_shard() -> None:
         (None, "make photos --pairs photos/sea --out out", "photos: pictures without a partner: "),
         (lambda: spoil("x"), "make photos --out out", "photos/sea/bad.png: not a readable JPEG"),
         (make_out, "make photos --out out --tile 16", "out: holds shards of other input"),
-        (make_out, "make out --out other", "out: no JPEG, PNG or WebP pictures below"),
+        (make_out, "make out --out other", "out: no JPEG, PNG or WebP pictures, nor arrays"),
         (None, "inspect photos", "photos: holds no shard (*.tar)"),
         (None, "inspect nowhere", "nowhere: no such file"),
         (None, "verify nowhere", "nowhere: no such file"),

@@ -14,6 +14,7 @@ from support_runs import last, rows, tensors_of, train, write_recipe
 from lit_restore.cli.keys import KeyChecker
 from lit_restore.cli.parser import one_line
 from lit_restore.errors import UserError
+from lit_restore.io.remote import Network
 
 
 @pytest.fixture(scope="module")
@@ -324,9 +325,11 @@ def test_an_unreadable_shard_ends_the_run_unless_it_may_be_left_out(tmp_path: Pa
 
 
 def test_secrets_are_in_no_line_and_no_file(shards: Path, tmp_path: Path) -> None:
-    url = "https://user:hunter2secret@host/x.tar?token=abcdef123456"
+    url = "https://user:hunter2secret@127.0.0.1:9/x.tar?token=abcdef123456"
     recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
-    assert train(recipe, run, f"--data.train={url}", output=tmp_path / "log") == [2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lit_restore.data.module.NETWORK", Network(waits=()))
+        assert train(recipe, run, f"--data.train={url}", output=tmp_path / "log") == [2]
     project = "--wandb.project=https://u:hunter2secret@host/?api_key=abcdef123456"
     assert train(recipe, run, project, output=tmp_path / "log2") == [0]
     texts = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p != recipe]

@@ -18,6 +18,7 @@ from lit_restore.data.samples import (
     Augmentation,
     OrderedSamples,
     TrainingSamples,
+    _turn,
     centre_crop,
     random_crop,
 )
@@ -105,3 +106,12 @@ def test_validation_padding_has_weight_zero(make_shards: Callable[..., Path]) ->
     samples = OrderedSamples(open_source(str(make_shards([3])), key="data.val"), crop=24)
     assert [read(samples, k).weight for k in range(5)] == [1, 1, 1, 0, 0]
     assert read(samples, 0).image.shape == (24, 24, 3)
+
+
+@pytest.mark.parametrize("cut", [(slice(None), slice(None)), (slice(3, 20), slice(5, 17))])
+def test_a_turn_is_that_of_numpy(cut: tuple[slice, slice]) -> None:
+    image = picture(0)[cut]
+    for mirror in (False, True):
+        for turns in range(4):
+            expected = np.rot90(image[:, ::-1] if mirror else image, turns)
+            np.testing.assert_array_equal(_turn(image, mirror, turns), expected)

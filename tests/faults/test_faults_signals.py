@@ -95,17 +95,19 @@ def test_a_stopped_two_rank_run_goes_on_bit_equal(
 
 
 @pytest.mark.parametrize(
-    ("failpoint", "position"),
+    ("failpoint", "evaluated", "position"),
     [
-        ("train.step=term@2 rank=1", 32),  # asked before the first step, then after the fourth
-        ("val.batch=term@1 rank=1", 24),  # a validation is never left without its save
-        ("grid.draw=term@1 rank=1", 24),
+        ("train.step=term@2 rank=1", 0, 32),  # asked before the first step, then after the fourth
+        ("train.step=term@2 rank=1", 24, 24),  # a validation asks too
+        ("val.batch=term@1 rank=1", 24, 24),  # and is never left without its save
+        ("grid.draw=term@1 rank=1", 24, 32),  # came after the only picture's question
     ],
 )
 def test_ranks_may_ask_each_other_only_every_few_steps(
-    shards: Path, tmp_path: Path, failpoint: str, position: int
+    shards: Path, tmp_path: Path, failpoint: str, evaluated: int, position: int
 ) -> None:
-    recipe, run = write_recipe(tmp_path, shards, **SHORT), tmp_path / "run"
+    every = {"validation": {"every": evaluated}, "samples": {"every": evaluated}}
+    recipe, run = write_recipe(tmp_path, shards, **{**SHORT, **every}), tmp_path / "run"
     option = "--guard.poll_every=4"
     with ranks(recipe, run, option, world=2, failpoint=failpoint, log=tmp_path / "log") as running:
         assert_stopped(running, run, position)
