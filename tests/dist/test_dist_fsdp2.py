@@ -48,8 +48,20 @@ def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return {mode: go(folder_ / mode, shards, mode) for mode in MODES}
 
 
-@pytest.mark.parametrize("then", MODES)
-@pytest.mark.parametrize("first", MODES)
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("one", "fsdp2"),
+        ("fsdp2", "one"),
+        ("ddp", "fsdp2"),
+        ("fsdp2", "ddp"),
+        ("fsdp2", "fsdp2"),
+        *(
+            pytest.param(first, then, marks=pytest.mark.slow)
+            for first, then in (("one", "one"), ("one", "ddp"), ("ddp", "one"), ("ddp", "ddp"))
+        ),
+    ],
+)
 def test_a_run_goes_on_under_any_other_world_and_strategy(
     shards: Path,
     whole: dict[str, Path],
@@ -99,15 +111,23 @@ def test_a_rank_reads_no_more_than_the_boxes_it_asks_for(whole: dict[str, Path])
 
 
 @pytest.mark.parametrize(
-    "failpoint",
+    ("failpoint", "asynchronous"),
     [
-        "ckpt.write=kill@2 rank=1",
-        "ckpt.fsync=kill@5 rank=0",
-        "ckpt.rename=kill@1",
-        "ckpt.parent=kill@1",
+        ("ckpt.write=kill@2 rank=1", "false"),
+        ("ckpt.fsync=kill@5 rank=0", "true"),
+        ("ckpt.rename=kill@1", "false"),
+        ("ckpt.parent=kill@1", "true"),
+        *(
+            pytest.param(failpoint, asynchronous, marks=pytest.mark.slow)
+            for failpoint, asynchronous in (
+                ("ckpt.write=kill@2 rank=1", "true"),
+                ("ckpt.fsync=kill@5 rank=0", "false"),
+                ("ckpt.rename=kill@1", "true"),
+                ("ckpt.parent=kill@1", "false"),
+            )
+        ),
     ],
 )
-@pytest.mark.parametrize("asynchronous", ["false", "true"])
 def test_killed_inside_a_save_of_two_ranks_and_resumed_it_ends_bit_equal(
     shards: Path,
     whole: dict[str, Path],

@@ -45,7 +45,14 @@ def assert_one_line(running: Ranks, rank: int, pattern: str) -> None:
 # Killed -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failpoint", ["train.step=kill@5 rank=1", "train.step=stop@5 rank=1"])
+def slow(*values: object) -> Any:
+    """A case that the default suite leaves out: one of its kind is enough there."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "failpoint", ["train.step=kill@5 rank=1", slow("train.step=stop@5 rank=1")]
+)
 def test_sharded_parameters_are_watched_the_same(
     shards: Path, tmp_path: Path, failpoint: str
 ) -> None:
@@ -62,7 +69,7 @@ def test_sharded_parameters_are_watched_the_same(
 
 @pytest.mark.parametrize("dies", [0, 1])
 @pytest.mark.parametrize(
-    "failpoint", ["train.step=kill@5", "val.batch=kill@1", "data.decode=kill@9"]
+    "failpoint", ["train.step=kill@5", slow("val.batch=kill@1"), slow("data.decode=kill@9")]
 )
 def test_a_killed_rank_is_named_and_the_other_leaves(
     shards: Path, tmp_path: Path, failpoint: str, dies: int
@@ -139,6 +146,7 @@ def test_a_stopped_rank_is_named_when_the_collective_times_out(
     assert status(run)["code"] == 77
 
 
+@pytest.mark.slow
 def test_without_a_time_out_nobody_notices_a_stopped_rank(shards: Path, tmp_path: Path) -> None:
     """The negative control."""
     recipe, run = write_recipe(tmp_path, shards, **SHORT), tmp_path / "run"
@@ -153,7 +161,7 @@ def test_without_a_time_out_nobody_notices_a_stopped_rank(shards: Path, tmp_path
         running.wait()
 
 
-@pytest.mark.parametrize("where", ["train.step", "val.batch", "grid.draw"])
+@pytest.mark.parametrize("where", ["train.step", slow("val.batch"), slow("grid.draw")])
 def test_a_hung_process_shows_its_stacks_and_leaves(
     shards: Path, tmp_path: Path, where: str
 ) -> None:
@@ -176,7 +184,7 @@ def test_a_save_has_a_longer_budget_than_a_step(shards: Path, tmp_path: Path) ->
         assert running.wait() == [0], running.text()
 
 
-@pytest.mark.parametrize("failpoint", ["", "train.step=raise@2", "train.step=term@2"])
+@pytest.mark.parametrize("failpoint", ["train.step=raise@2", slow(""), slow("train.step=term@2")])
 def test_the_guard_is_not_left_armed(shards: Path, tmp_path: Path, failpoint: str) -> None:
     from support_fork import fork, wait_all
 
@@ -249,7 +257,7 @@ def test_what_only_looks_like_a_lost_connection_stays_a_bug(shards: Path, tmp_pa
     ("number", "name"),
     [(signal.SIGKILL, r"SIGKILL \(memory\?\)"), (signal.SIGSEGV, "SIGSEGV")],
 )
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, slow(2)])
 def test_a_data_worker_that_dies_is_named_with_its_signal(
     shards: Path, tmp_path: Path, number: int, name: str, world: int
 ) -> None:
