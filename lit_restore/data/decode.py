@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +29,18 @@ def decoder_name() -> str:
     return "+".join(f"{name}-{importlib.metadata.version(name)}" for name in names)
 
 
-def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
+Window: TypeAlias = Callable[[int, int], tuple[int, int, int, int]]
+"""Height and width of a picture → the part that is needed: left, top, right, bottom in pixels."""
+
+
+def decode_image(data: bytes, *, name: str, window: Window | None = None) -> npt.NDArray[np.uint8]:
     """An encoded picture as (H, W, 3) uint8 RGB; the array may be read-only.
 
     Args:
         data: JPEG, PNG or WebP bytes.
         name: the member's name for the error line.
+        window: given for data that were checked when they were packed: what lies outside may then
+            be of undefined content, which saves the time to decode it.
 
     Raises:
         UserError: not such a picture, damaged, above the size limit, or deeper than 8 bits.
@@ -40,7 +48,7 @@ def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     failpoints.hit("data.decode")
     header = images.sniff(data, name=name)
     if header.format == "JPEG" and header.channels == 3 and not _may_be_turned(data):
-        return _plain_jpeg(data, name)
+        return _plain_jpeg(data, name, window and window(header.height, header.width))
     picture = images.read_picture(data, name=name).pixels
     if picture.dtype != np.uint8:
         raise UserError("16-bit pictures are not trained on; convert to 8 bits", where=name)
@@ -48,10 +56,18 @@ def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
 
 
-def _plain_jpeg(data: bytes, name: str) -> npt.NDArray[np.uint8]:
+def _plain_jpeg(
+    data: bytes, name: str, window: tuple[int, int, int, int] | None
+) -> npt.NDArray[np.uint8]:
     if not _simplejpeg_wanted():
-        return images.read_plain_jpeg(data, name=name)
+        return images.read_plain_jpeg(data, name=name, window=window)
     try:
+        if window is not None:
+            from lit_restore.data.jpeg_rows import decode_rows
+
+            part = decode_rows(data, window[3])
+            if part is not None:
+                return part
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
     except ValueError as error:
         raise UserError(f"not a readable JPEG ({error})", where=name) from None

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lit_restore.data.batch import Sample
-from lit_restore.data.decode import decode_array, decode_image, decode_label
+from lit_restore.data.decode import Window, decode_array, decode_image, decode_label
 from lit_restore.data.entries import Entry, Span
 from lit_restore.data.index import ShardIndex, read_index
 from lit_restore.errors import UserError
@@ -46,8 +46,12 @@ class Source(ABC):
         """The sample as an error line names it."""
 
     @abstractmethod
-    def read(self, index: int) -> Sample:
+    def read(self, index: int, window: Window | None = None) -> Sample:
         """Decode the sample `index` (its position is left 0).
+
+        Args:
+            index: which one.
+            window: the part of its image that will be looked at; the rest may be undefined.
 
         Raises:
             UserError: the sample cannot be read.
@@ -97,7 +101,7 @@ class ShardSource(Source):
         shard, entry = self._locate(index)
         return f"{self.shards[shard].path}: {entry.key}"
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int, window: Window | None = None) -> Sample:
         """Read and decode all fields of a sample; without an image only where none has one."""
         shard, entry = self._locate(index)
         path = self.shards[shard].path
@@ -105,7 +109,11 @@ class ShardSource(Source):
         if "image" not in entry.fields and (self.pictures or "array" not in entry.fields):
             raise UserError("the sample has no image (jpg, png or webp member)", where=where)
         data = {name: self._bytes(shard, span) for name, span in entry.fields.items()}
-        image = decode_image(data["image"], name=where) if "image" in data else _NO_IMAGE
+        # Only what a manifest vouches for was whole when it was packed; a pair is cut on two grids.
+        vouched = path.name in self.digests and "degraded" not in data
+        image = _NO_IMAGE
+        if "image" in data:
+            image = decode_image(data["image"], name=where, window=window if vouched else None)
         sample = Sample(f"{path.stem}/{entry.key}", 0, image)
         if "degraded" in data:
             sample.degraded = decode_image(data["degraded"], name=f"{where} (degraded)")
@@ -170,8 +178,8 @@ class CachedSource(Source):
         """The source's own name for the sample."""
         return self.source.where(index)
 
-    def read(self, index: int) -> Sample:
-        """The sample, shared: its arrays are not to be written to."""
+    def read(self, index: int, window: Window | None = None) -> Sample:
+        """The sample, whole and shared: its arrays are not to be written to."""
         if index in self._held:
             self._held.move_to_end(index)
             return self._held[index]
@@ -209,7 +217,7 @@ class PhotographSource(Source):
 
         return [np.asarray(getattr(skimage.data, name)())[..., :3] for name in self.NAMES]
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int, window: Window | None = None) -> Sample:
         """The photograph at full size, RGB."""
         return Sample(self.key(index), 0, self._pixels[index])
 

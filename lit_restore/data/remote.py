@@ -19,6 +19,7 @@ import numpy as np
 
 from lit_restore.data.ahead import Ahead
 from lit_restore.data.batch import Sample
+from lit_restore.data.decode import Window
 from lit_restore.data.manifest import MANIFEST, Manifest, Shard, parse_manifest
 from lit_restore.data.reader import ShardSource, Source, open_shards
 from lit_restore.errors import UserError
@@ -113,7 +114,7 @@ class RemoteSource(Source):
             name = opened.source.key(local).partition("/")[2]
         return f"{public(self.remotes[shard].url)}: {name}"
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int, window: Window | None = None) -> Sample:
         """Read and decode a sample; fetches its shard where it must.
 
         Raises:
@@ -123,7 +124,7 @@ class RemoteSource(Source):
         shard, local = self._locate(index)
         source = self._open(shard)
         try:
-            return source.read(local)
+            return source.read(local, window)
         except UserError as error:
             raise UserError(error.message, where=self.where(index)) from None
 
@@ -206,10 +207,10 @@ class FetchedSource(Source):
         """`URL: sample key`."""
         return renamed(self.source.where(index), self.urls)
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int, window: Window | None = None) -> Sample:
         """Read and decode a sample."""
         try:
-            return self.source.read(index)
+            return self.source.read(index, window)
         except UserError as error:
             raise UserError(error.message, where=self.where(index)) from None
 

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from lit_restore.data.batch import Refusal, Sample
+from lit_restore.data.decode import Window
 from lit_restore.data.order import Order
 from lit_restore.data.reader import Source
 from lit_restore.errors import UserError
@@ -56,7 +57,7 @@ class TrainingSamples(Dataset[Sample | Refusal]):
         for step in range(_TRIES):
             index = self.order.index(position + step)
             try:
-                sample = self.source.read(index)
+                sample = self.source.read(index, self._window(position))
             except UserError as error:
                 bad.append((self.source.where(index), error.message))
                 continue
@@ -68,6 +69,22 @@ class TrainingSamples(Dataset[Sample | Refusal]):
         name, reason = bad[0]
         message = f"{reason}; the next {_TRIES - 1} samples cannot be read either"
         return Refusal(message, name, unreadable=True)
+
+    def _window(self, position: int) -> Window | None:
+        """The window that `augment` will draw."""
+        size = self.augmentation.crop
+        if size is None:
+            return None
+
+        def needed(height: int, width: int) -> tuple[int, int, int, int]:
+            if min(height, width) < size:
+                return 0, 0, width, height
+            draw = numpy_generator(self.seed, position, "crop")
+            top = int(draw.integers(height - size + 1))
+            left = int(draw.integers(width - size + 1))
+            return left, top, left + size, top + size
+
+        return needed
 
 
 def augment(sample: Sample, augmentation: Augmentation, seed: int) -> Sample:

@@ -18,7 +18,7 @@ from typing import Any
 from torch.utils.data import Dataset, get_worker_info
 
 from lit_restore.data.batch import Refusal, Sample
-from lit_restore.data.decode import decode_array, decode_image, decode_label
+from lit_restore.data.decode import Window, decode_array, decode_image, decode_label
 from lit_restore.data.index import field_of
 from lit_restore.data.locate import local_shards
 from lit_restore.data.reader import Source
@@ -53,7 +53,7 @@ class StreamSource(Source):
         """The option."""
         return "data.streaming"
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int, window: Window | None = None) -> Sample:
         """Refused."""
         raise UserError("a stream's samples have no numbers", where="data.streaming")
 

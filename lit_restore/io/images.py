@@ -121,8 +121,15 @@ def read_picture(
     return Picture(pixels, _profile_name(profile), called)
 
 
-def read_plain_jpeg(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
+def read_plain_jpeg(
+    data: bytes, *, name: str, window: tuple[int, int, int, int] | None = None
+) -> npt.NDArray[np.uint8]:
     """The pixels of a JPEG that is known to have three channels and to be upright.
+
+    Args:
+        data: the file.
+        name: for error lines.
+        window: left, top, right, bottom of the part that is needed; the rest is then undefined.
 
     Returns:
         (H, W, 3), as `read_picture` gives them, but read-only, which saves a copy.
@@ -132,7 +139,13 @@ def read_plain_jpeg(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     """
     with _decoding(name):
         image = _load(data, "JPEG", name)
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        if window is None:
+            return np.asarray(image, np.uint8)
+        left, top, right, bottom = window
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        pixels[top:bottom, left:right] = np.asarray(image.crop(window))
+        return pixels
 
 
 def png_bytes(pixels: npt.NDArray[np.uint8]) -> bytes:
