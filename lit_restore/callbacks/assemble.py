@@ -86,6 +86,8 @@ class Run:
         self.lock: RunLock | None = None
         self.is_new = False
         """Whether this process made the run folder."""
+        self.was_refused = False
+        """Whether the input was wrong."""
         self.records = Records(self.run_dir / "metrics.jsonl", writes=launch_rank() == 0)
 
     @property
@@ -196,7 +198,7 @@ class Run:
         if data.bad is not None and data.bad.reasons:
             self._report(data.bad.reasons)
         if self.lock is not None:
-            if self.is_new:
+            if self.is_new and self.was_refused:
                 self._remove_if_empty()
             self.lock.release()
 

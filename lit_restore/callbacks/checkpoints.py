@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from lit_restore.errors import LitRestoreError, SaveError, UserError, require_at
 from lit_restore.io import failpoints, fs, status
 from lit_restore.training.base import TrainingModule
 from lit_restore.weights.checkpoint import (
+    STEP_FOLDER,
     Checkpoint,
     optimizer_tensors,
     part_of,
@@ -74,6 +76,7 @@ class Checkpoints(StepCallback):
             the one at a signal are waited for.
         resume: "auto": the newest good checkpoint of the run folder, a fresh start where there is
             none; "true": there must be one; "false": the run folder must be empty; else a path.
+            Where SLURM or torchrun started the run again, "auto" as soon as it has saved.
         init_from: a checkpoint, run folder or exported file that the network starts from.
         allow_change: fingerprint groups (data, order, batch, model, optimizer) that may differ
             from the checkpoint's.
@@ -126,7 +129,7 @@ class Checkpoints(StepCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Find what to go on from, and load it into what is set up by now."""
-        source = on_first(trainer, lambda: find_source(self.folder, self.resume))
+        source = on_first(trainer, lambda: find_source(self.folder, self._resume()))
         if source is not None:
             load_run(
                 trainer,
@@ -145,6 +148,13 @@ class Checkpoints(StepCallback):
         for records in self._parts.records:
             records.start()
         self._saver = Saver(self.folder, self.retention, self._published)
+
+    def _resume(self) -> str:
+        """What is asked for; once a launcher started it again, what the run itself has saved."""
+        names = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+        again = any(os.environ.get(name, "0") not in ("", "0") for name in names)
+        saved = fs.list_dir(self.folder) if again and fs.is_dir(self.folder) else []
+        return "auto" if any(STEP_FOLDER.fullmatch(path.name) for path in saved) else self.resume
 
     def _start_afresh(self, trainer: Trainer, module: TrainingModule) -> None:
         for records in self._parts.records:  # of a run that was killed before its first save
@@ -168,10 +178,10 @@ class Checkpoints(StepCallback):
         number = self._parts.stop.signal()
         if number:
             raise stopped_by(number, seen)
-        if seen and self._parts.validation.scores:
-            self._save(trainer, pl_module, seen, final=False)
         if trainer.is_global_zero:
             self._tell(seen, None)
+        if seen and self._parts.validation.scores:
+            self._save(trainer, pl_module, seen, final=False)
 
     def close(self) -> None:
         """The run ends, well or not."""

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lit_restore.io import procs
 from lit_restore.io.launch import PARENT, name_parent
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds that children may take to leave by themselves."""
 
 

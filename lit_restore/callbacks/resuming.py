@@ -116,7 +116,8 @@ def load_run(
             where=source,
         )
     set_position(trainer, module, seen)
-    trainer.precision_plugin.load_state_dict(state.get("scaler", {}))
+    if state.get("scaler"):  # none where it was saved under another precision
+        trainer.precision_plugin.load_state_dict(state["scaler"])
     parts.guard.in_a_row = int(state.get("nonfinite_in_a_row", 0))
     parts.metrics.load_state(state["metrics"], trainer.global_rank, trainer.world_size)
     parts.validation.pending = bool(state["validation_pending"])

@@ -83,7 +83,9 @@ class Saver:
         """
         if self._behind is None:
             return None
-        behind, self._behind = self._behind, None
+        behind = self._behind
+        behind.wait()  # a signal's exception may leave from here: `close` waits again
+        self._behind = None
         return Outcome(behind.target, behind.result())
 
     def close(self) -> None:
@@ -168,11 +170,10 @@ class _Behind:
         except BaseException as fault:  # told where the training waits for it
             self._fault = fault
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         self._thread.join(seconds)
 
     def result(self) -> str | None:
-        self._thread.join()
         if self._fault is not None:
             raise self._fault
         return self._error

@@ -22,6 +22,7 @@ from lit_restore.io import fs, launch, status
 from lit_restore.weights.checkpoint import STEP_FOLDER, samples_of
 
 TICK = 0.5
+_ASK = 5.0
 """Seconds between looks at the other ranks of this machine."""
 GRACE = 5.0
 """Seconds in which a rank has to notice by itself that another one is gone."""
@@ -48,6 +49,7 @@ class Watch(Callback):
         self._children: Children | None = None
         self._over = threading.Event()
         self._leave_at = float("inf")
+        self._ask_at = 0.0
 
     @contextlib.contextmanager
     def over(self, trainer: Trainer) -> Iterator[None]:
@@ -100,6 +102,10 @@ class Watch(Callback):
         """A step has its budget."""
         self.hang.batch("train")
 
+    def on_train_batch_end(self, *args: object, **kwargs: object) -> None:
+        """What follows may be a save, a grid, or a wait for data that come from elsewhere."""
+        self.hang.slow()
+
     def on_validation_start(self, *args: object, **kwargs: object) -> None:
         """A loader starts its workers."""
         self.hang.slow()
@@ -143,8 +149,18 @@ class Watch(Callback):
             now = time.monotonic()
             if now > self._leave_at and not self._over.is_set():
                 self._leave()
-            if self._leave_at == float("inf") and (self.peers.dead() or self._dead_child()):
+            if self._leave_at == float("inf") and (
+                self.peers.dead() or self._dead_child() or self._failed_peer(now)
+            ):
                 self._leave_at = time.monotonic() + GRACE
+
+    def _failed_peer(self, now: float) -> bool:
+        """Whether a rank said that it ends with an error; asked every few seconds."""
+        if not self.peers.others or now < self._ask_at:
+            return False
+        self._ask_at = now + _ASK
+        well = (ExitCode.OK, ExitCode.PREEMPTED, ExitCode.INTERRUPTED)
+        return any(code not in well for code, _ in self.peers.heard().values())
 
     def _dead_child(self) -> str | None:
         """A child that failed before the ranks met, which its parent waits for."""

@@ -265,11 +265,22 @@ class RestoreCLI(LightningCLI):
         try:
             with self.run_parts.watch.over(self.trainer):
                 if subcommand == "fit":
-                    self.trainer.fit(module, datamodule=self.datamodule)
+                    self._fit(module)
                 else:
                     self.run_parts.load_for_use(module)
                     options = {"return_predictions": False} if subcommand == "predict" else {}
                     getattr(self.trainer, subcommand)(module, datamodule=self.datamodule, **options)
                     self.run_parts.tell_scores(module)
+        except UserError:
+            self.run_parts.was_refused = True
+            raise
         finally:
             self.run_parts.close(self.datamodule)
+
+    def _fit(self, module: TrainingModule) -> None:
+        try:
+            self.trainer.fit(module, datamodule=self.datamodule)
+        except BaseException:
+            # Before it is told how the run ended: a save that is behind would say "running" again.
+            self.run_parts.checkpoints.close()
+            raise

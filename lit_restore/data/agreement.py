@@ -75,15 +75,19 @@ def _open(
 ) -> tuple[Source, list[_Found]]:
     """Open here, hear what the others found; all raise what the first of them could not do."""
     source: Source | None = None
-    found = _Found()
+    found, fault = _Found(), None
     try:
         source = opener(without)
         rows = [] if isinstance(source, PhotographSource) else source.fingerprint()
         found = _Found(None, bad_shards(source), rows)
     except UserError as error:
         found = _Found((error.message, error.where))
+    except Exception as error:  # told to the others, who wait
+        found, fault = _Found((f"{type(error).__name__}: {error}", None)), error
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, found)
+    if fault is not None:
+        raise fault
     for part in [found, *parts]:
         if part.error is not None:
             message, where = part.error

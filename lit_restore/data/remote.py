@@ -174,9 +174,7 @@ class RemoteSource(Source):
     def _fetch_ahead(self, shard: int) -> Pin | None:
         try:
             return self.cache.fetch(self.remotes[shard], wait=False)
-        except UserError as error:
-            self._failed[shard] = error.message
-        except Exception as error:  # a thread's exception would be lost: the reader meets it again
+        except Exception as error:  # the reader tries again when it comes to the shard
             _log.info("%s: not fetched ahead: %s", public(self.remotes[shard].url), error)
         return None
 

@@ -122,11 +122,11 @@ class Cache:
             fd = self._open_lock(remote.key)
             try:
                 if not _lock(fd, fcntl.LOCK_SH, wait=wait):
-                    os.close(fd)
+                    _give_up(fd)
                     return None
                 if not _is_whole(path, remote):
                     if not _lock(fd, fcntl.LOCK_EX, wait=wait):
-                        os.close(fd)
+                        _give_up(fd)
                         return None
                     if not _is_whole(path, remote):
                         self._download(remote, path)
@@ -137,9 +137,9 @@ class Cache:
                     os.utime(fd, ns=(time.time_ns(), time.time_ns()))
                     return Pin(path, fd)
             except BaseException:
-                os.close(fd)
+                _give_up(fd)
                 raise
-            os.close(fd)
+            _give_up(fd)
         raise UserError(
             f"{public(remote.url)} is evicted as soon as it is fetched; raise data.cache_gb",
             where=self.folder,
@@ -225,7 +225,7 @@ class Cache:
                 fs.remove_tree(self.folder / key)
             return True
         finally:
-            os.close(fd)
+            _give_up(fd)
 
     def _open_lock(self, key: str) -> int:
         path = self.folder / "locks" / key
@@ -276,6 +276,13 @@ def _bytes_below(folder: Path) -> int:
         with suppress(OSError):
             total += path.stat().st_size if path.is_file() else 0
     return total
+
+
+def _give_up(fd: int) -> None:
+    """Unlock and close: closing alone leaves the lock to a child forked meanwhile."""
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def _lock(fd: int, kind: int, *, wait: bool) -> bool:

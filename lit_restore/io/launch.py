@@ -17,9 +17,11 @@ def launch_rank() -> int:
 
     Of Lightning's own launcher only whether it is rank 0 is sure where there are several nodes.
     """
-    for name in ("RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return _number(name)
+    if "RANK" in os.environ:
+        return _number("RANK")
+    # A rank that another one started: in an interactive job all of them have the shell's number.
+    if "SLURM_PROCID" in os.environ and PARENT not in os.environ:
+        return _number("SLURM_PROCID")
     return _number("NODE_RANK") + _number("LOCAL_RANK")
 
 

@@ -82,6 +82,23 @@ class RunLock:
         self.release()
 
 
+def is_held(run_dir: fs.StrPath) -> bool:
+    """Whether some process, on this machine or where locks reach, holds a run's lock."""
+    try:
+        fd = os.open(Path(run_dir, NAME), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
 def _describe(file: BinaryIO) -> str:
     try:
         body = json.loads(file.read(4096))

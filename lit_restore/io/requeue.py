@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from lit_restore.errors import ExitCode, UserError
-from lit_restore.io import fs, procs
+from lit_restore.io import fs, lock, procs
 from lit_restore.io.status import read_status
 
 NAME = "requeue.json"
@@ -33,7 +33,9 @@ def should_requeue(run_dir: fs.StrPath) -> tuple[bool, str]:
     if found is None:
         return False, "there is no readable STATUS.json"
     if found.state == "running":
-        if found.host == socket.gethostname() and procs.is_alive(found.pid):
+        # A pid alone may belong to another process by now, in a container above all.
+        alive = found.host == socket.gethostname() and procs.is_alive(found.pid)
+        if alive and lock.is_held(run_dir):
             return False, f"it is running as pid {found.pid}"
         why = "it was killed"
     elif found.code in _AGAIN:

@@ -5,6 +5,7 @@ A launcher like torchrun returns 1 whatever its child returned; this file has th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -86,7 +87,10 @@ def write_end(run_dir: fs.StrPath, code: int, message: str) -> None:
     that says nothing about the run in the folder.
     """
     if not fs.is_dir(run_dir):
-        return
+        if code != ExitCode.PREEMPTED:
+            return
+        with contextlib.suppress(OSError):  # to be started again, however early it was stopped
+            fs.make_dir(run_dir)
     before = read_status(run_dir)
     if code == ExitCode.INPUT and before is not None and before.pid != os.getpid():
         return

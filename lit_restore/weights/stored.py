@@ -25,7 +25,7 @@ from lit_restore.io.wording import shown
 from lit_restore.weights.pieces import Box, overlap, within
 
 INDEX = "index.json"
-_MAX_INDEX = 64 << 20
+_MAX_INDEX = 1 << 30
 
 
 @dataclass(frozen=True)

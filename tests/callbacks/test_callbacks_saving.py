@@ -78,6 +78,28 @@ def test_what_goes_wrong_behind_is_told_when_it_is_waited_for(tmp_path: Path) ->
             behind.settle()
 
 
+def test_an_exception_while_it_is_waited_for_does_not_lose_the_save(tmp_path: Path) -> None:
+    """A dead data worker's signal raises in whatever the main thread does just then."""
+    target, content = step_folder(tmp_path, 8), checkpoint(1.0)
+    published: list[Path] = []
+    behind = saver(tmp_path, published)
+    with failpoints.armed("ckpt.write=sleep:0.3"):
+        behind.save_behind(target, part_of(content), content.state)
+        job = behind._behind
+        assert job is not None
+        with pytest.MonkeyPatch.context() as patch:
+
+            def interrupted(seconds: float | None = None) -> None:
+                raise RuntimeError("DataLoader worker is killed")
+
+            patch.setattr(job, "wait", interrupted)
+            with pytest.raises(RuntimeError):
+                behind.settle()
+        behind.close()
+    assert folder.verify(target)
+    assert published == [target]
+
+
 def test_nothing_counts_as_saved_before_it_is_published(tmp_path: Path) -> None:
     content, published, release = checkpoint(1.0), [], threading.Event()
     behind = saver(tmp_path, published)

@@ -114,7 +114,7 @@ class Pictures:
 
     counts = (1,)
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int, window: object = None) -> Sample:
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8, generator=generator)
         return Sample(key="a", position=0, image=pixels.numpy())

@@ -269,3 +269,28 @@ def test_thirty_random_kills(shards: Path, uninterrupted: Path, tmp_path: Path) 
                 break
         assert_same_run(uninterrupted, run)
         print(number, f"{time.monotonic() - started:.1f} s")
+
+
+def test_a_launcher_that_starts_it_again_does_not_go_back_again(
+    shards: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """`resume: PATH` in a command that SLURM or torchrun repeats would lose all progress."""
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run) == [0]
+    back = ("--resume", str(run / "checkpoints" / "step-000000000072"))
+    assert train(recipe, run, *back, failpoint="train.step=term@1") == [75]
+    assert last(run).name == "step-000000000080"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_RESTART_COUNT", "1")
+        assert train(recipe, run, *back, output=tmp_path / "log") == [0]
+    assert "step-000000000080 at 80 samples" in (tmp_path / "log.0").read_text()
+    assert_same_run(uninterrupted, run)
+
+
+def test_a_run_stopped_before_its_first_step_is_there_to_be_started_again(
+    shards: Path, tmp_path: Path
+) -> None:
+    recipe, run = write_recipe(tmp_path, shards), tmp_path / "run"
+    assert train(recipe, run, failpoint="data.decode=term@1") == [75]
+    assert json.loads((run / "STATUS.json").read_text())["state"] == "preempted"
+    assert train(recipe, run) == [0]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lit_restore.errors import UserError
-from lit_restore.io.lock import RunLock
+from lit_restore.io.lock import RunLock, is_held
 
 HOLD = """
 import os, sys, time
@@ -123,3 +123,10 @@ def test_the_body_names_host_pid_and_boot(tmp_path):
         text = Path(tmp_path, "run.lock").read_text()
     for part in (str(os.getpid()), socket.gethostname(), '"boot"'):
         assert part in text
+
+
+def test_whether_a_run_is_held_can_be_asked(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    with RunLock(tmp_path):
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lit_restore.io import procs, status
+from lit_restore.io.lock import RunLock
 from lit_restore.io.requeue import IN_VAIN, should_requeue
 
 
@@ -37,7 +38,10 @@ def test_stopped_and_lost_runs_are_started_again_and_no_others(
 
 def test_a_run_that_was_killed_is_started_again_and_a_living_one_is_not(tmp_path: Path) -> None:
     write(tmp_path, None)
-    assert should_requeue(tmp_path) == (False, f"it is running as pid {os.getpid()}")
+    with RunLock(tmp_path):
+        assert should_requeue(tmp_path) == (False, f"it is running as pid {os.getpid()}")
+    # Its pid lives, but as another process: without the run's lock.
+    assert should_requeue(tmp_path)[0]
     pid = os.fork()
     if pid == 0:
         write(tmp_path, None)
