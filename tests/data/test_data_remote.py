@@ -304,10 +304,20 @@ def test_a_failure_ahead_is_told_where_the_sample_is_read(server: Server, tmp_pa
     source = remote(server, cache_at(tmp_path))
     server.always["/train-0001.tar"] = status(403)
     source.want([1])
-    until(lambda: 1 in source._failed)
+    until(lambda: server.count("train-0001") == 1)
     with pytest.raises(UserError, match="forbidden"):
         source.read(3)
-    assert server.count("train-0001") == 1
+
+
+def test_an_outage_that_is_over_when_the_shard_is_needed_costs_nothing(
+    server: Server, folder: Path, tmp_path: Path
+) -> None:
+    source = remote(server, cache_at(tmp_path))
+    server.always["/train-0001.tar"] = status(403)
+    source.want([1])
+    until(lambda: server.count("train-0001") == 1)
+    del server.always["/train-0001.tar"]
+    assert_same(source, local(folder))
 
 
 def test_pins_of_what_is_given_up_are_closed() -> None:
