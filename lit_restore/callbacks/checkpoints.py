@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import torch
 import yaml
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -213,7 +212,7 @@ class Checkpoints(StepCallback):
         before = self._saver.settle()
         if before is not None:
             self._judge(trainer, before, final=False)
-        metrics = _gather(trainer, self._parts.metrics.state())
+        metrics = self._saver.control.gather(self._parts.metrics.state())
         checkpoint = self._content(trainer, module, samples_seen, metrics)
         target = step_folder(self.folder, samples_seen)
         part = part_of(checkpoint, rank=trainer.global_rank)
@@ -316,11 +315,3 @@ def on_first(trainer: Trainer, action: Callable[[], T]) -> T | None:
     if isinstance(result, LitRestoreError):
         raise result
     return cast("T | None", result)
-
-
-def _gather(trainer: Trainer, part: dict[str, Any]) -> list[dict[str, Any]]:
-    if trainer.world_size == 1:
-        return [part]
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, part)
-    return parts

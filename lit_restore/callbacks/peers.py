@@ -30,6 +30,7 @@ _LOST = re.compile(
 _ANSWER = 1.5
 """Seconds that the store may take."""
 _PATIENCE = 3.0
+_WELL = (ExitCode.OK, ExitCode.PREEMPTED, ExitCode.INTERRUPTED)
 """Seconds that a dying process may take to be gone."""
 
 
@@ -149,9 +150,12 @@ class Peers:
         gone = [rank for rank, state in self.states().items() if state == "gone"]
         if not gone:
             return False
-        well = (ExitCode.OK, ExitCode.PREEMPTED, ExitCode.INTERRUPTED)
         heard = self.heard()
-        return any(rank not in heard or heard[rank][0] not in well for rank in gone)
+        return any(rank not in heard or heard[rank][0] not in _WELL for rank in gone)
+
+    def failed(self) -> bool:
+        """Whether a rank said that it ends with an error."""
+        return any(code not in _WELL for code, _ in self.heard().values())
 
     def _name(self, rank: int) -> str:
         one = self.others.get(rank)

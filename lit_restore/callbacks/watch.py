@@ -159,8 +159,7 @@ class Watch(Callback):
         if not self.peers.others or now < self._ask_at:
             return False
         self._ask_at = now + _ASK
-        well = (ExitCode.OK, ExitCode.PREEMPTED, ExitCode.INTERRUPTED)
-        return any(code not in well for code, _ in self.peers.heard().values())
+        return self.peers.failed()
 
     def _dead_child(self) -> str | None:
         """A child that failed before the ranks met, which its parent waits for."""

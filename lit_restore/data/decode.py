@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from lit_restore.data.batch import Sample
 from lit_restore.errors import UserError
 from lit_restore.io import arrays, failpoints, images
 
@@ -110,3 +111,22 @@ def decode_array(data: bytes, *, name: str) -> npt.NDArray[np.generic]:
             its header.
     """
     return arrays.parse_numbers(data, name=name)
+
+
+def decode_others(sample: Sample, data: Mapping[str, bytes], *, name: str) -> None:
+    """Fill in a sample's fields beside its image.
+
+    Args:
+        sample: with its image.
+        data: field (degraded, label, array) → the member's bytes.
+        name: the sample's name for the error line.
+
+    Raises:
+        UserError: a member cannot be decoded.
+    """
+    if "degraded" in data:
+        sample.degraded = decode_image(data["degraded"], name=f"{name} (degraded)")
+    if "label" in data:
+        sample.label = decode_label(data["label"], name=name)
+    if "array" in data:
+        sample.array = decode_array(data["array"], name=name)

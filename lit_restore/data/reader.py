@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lit_restore.data.batch import Sample
-from lit_restore.data.decode import Window, decode_array, decode_image, decode_label
+from lit_restore.data.decode import Window, decode_image, decode_others
 from lit_restore.data.entries import Entry, Span
 from lit_restore.data.index import ShardIndex, read_index
 from lit_restore.errors import UserError
@@ -115,12 +115,7 @@ class ShardSource(Source):
         if "image" in data:
             image = decode_image(data["image"], name=where, window=window if vouched else None)
         sample = Sample(f"{path.stem}/{entry.key}", 0, image)
-        if "degraded" in data:
-            sample.degraded = decode_image(data["degraded"], name=f"{where} (degraded)")
-        if "label" in data:
-            sample.label = decode_label(data["label"], name=where)
-        if "array" in data:
-            sample.array = decode_array(data["array"], name=where)
+        decode_others(sample, data, name=where)
         return sample
 
     def _bytes(self, shard: int, span: Span) -> bytes:

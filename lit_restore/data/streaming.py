@@ -18,7 +18,7 @@ from typing import Any
 from torch.utils.data import Dataset, get_worker_info
 
 from lit_restore.data.batch import Refusal, Sample
-from lit_restore.data.decode import Window, decode_array, decode_image, decode_label
+from lit_restore.data.decode import Window, decode_image, decode_others
 from lit_restore.data.index import field_of
 from lit_restore.data.locate import local_shards
 from lit_restore.data.reader import Source
@@ -171,12 +171,7 @@ class StreamedSamples(Dataset[Sample | Refusal]):
             raise UserError("the sample has no image (jpg, png or webp member)", where=where)
         key = f"{found['__stem__']}/{found['__key__']}"
         sample = Sample(key, 0, decode_image(data["image"], name=where))
-        if "degraded" in data:
-            sample.degraded = decode_image(data["degraded"], name=f"{where} (degraded)")
-        if "label" in data:
-            sample.label = decode_label(data["label"], name=where)
-        if "array" in data:
-            sample.array = decode_array(data["array"], name=where)
+        decode_others(sample, data, name=where)
         return sample
 
     # The pipeline --------------------------------------------------------------------------------

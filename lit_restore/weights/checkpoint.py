@@ -30,7 +30,7 @@ from lit_restore.errors import UserError
 from lit_restore.io import folder, fs, tensors
 from lit_restore.io.fs import HashingFile
 from lit_restore.weights.pieces import Piece, box_of, is_spread, local_part, own_pieces
-from lit_restore.weights.stored import INDEX, StoredGroup, open_group
+from lit_restore.weights.stored import INDEX, StoredGroup, open_groups
 
 FORMAT = 1
 STEP_FOLDER = re.compile(r"step-\d{12}")
@@ -196,12 +196,12 @@ def open_checkpoint(checkpoint: Path) -> OpenCheckpoint:
     Raises:
         UserError: a file is unreadable.
     """
-    averages = open_group(checkpoint, "ema")
+    network, averages, optimizer = open_groups(checkpoint, "network", "ema", "optimizer")
     profiles = sorted({name.partition("/")[0] for name in averages})
     return OpenCheckpoint(
-        network=open_group(checkpoint, "network"),
+        network=network,
         averages={profile: averages.below(f"{profile}/") for profile in profiles},
-        optimizer=open_group(checkpoint, "optimizer"),
+        optimizer=optimizer,
         state=read_state(checkpoint),
     )
 

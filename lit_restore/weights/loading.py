@@ -12,7 +12,7 @@ from lit_restore.networks import Network
 from lit_restore.networks.base import JSONValue
 from lit_restore.weights.checkpoint import STEP_FOLDER, read_state
 from lit_restore.weights.exported import fill, load_exported, read_info, rebuild
-from lit_restore.weights.stored import open_group
+from lit_restore.weights.stored import open_groups
 
 RAW = "raw"
 """Profile name of the trained weights themselves, as opposed to an average of them."""
@@ -85,7 +85,7 @@ def _from_checkpoint(path: Path, profile: str | None) -> LoadedNetwork:
     if chosen not in (*profiles, RAW):
         held = ", ".join((*profiles, RAW))
         raise UserError(f"holds no profile {chosen}; it has {held}", where=path)
-    group = open_group(path, "network" if chosen == RAW else "ema")
+    (group,) = open_groups(path, "network" if chosen == RAW else "ema")
     stored = group if chosen == RAW else group.below(f"{chosen}/")
     shapes = {name: stored.shape(name) for name in stored}
     net = rebuild(state.get("network"), shapes, where=path)

@@ -11,7 +11,7 @@ Reading asks for boxes, so that a rank reads what it holds and no rank needs roo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,41 +117,47 @@ class StoredGroup:
         return StoredGroup(chosen, prefix=self._prefix + prefix)
 
 
-def open_group(folder: Path, group: str) -> StoredGroup:
-    """The tensors of one group in a (verified) checkpoint folder.
+def open_groups(folder: Path, *groups: str) -> list[StoredGroup]:
+    """The tensors of some groups in a (verified) checkpoint folder, in that order.
 
     Raises:
         UserError: a file or the index is damaged.
     """
-    single = folder / f"{group}.safetensors"
-    if fs.exists(single) or not fs.exists(folder / INDEX):
-        return StoredGroup(
-            {
-                entry.name: StoredTensor(
-                    entry.shape,
-                    entry.dtype,
-                    (StoredPiece(single, ((0,) * len(entry.shape), entry.shape)),),
-                )
-                for entry in tensors.read_header(single).entries
-            }
-        )
-    return StoredGroup(_indexed(folder, group))
+    if fs.exists(folder / INDEX):
+        return _indexed(folder / INDEX, groups)
+    return [_of_one_file(folder / f"{group}.safetensors") for group in groups]
 
 
-def _indexed(folder: Path, group: str) -> dict[str, StoredTensor]:
-    path = folder / INDEX
+def _of_one_file(path: Path) -> StoredGroup:
+    return StoredGroup(
+        {
+            entry.name: StoredTensor(
+                entry.shape,
+                entry.dtype,
+                (StoredPiece(path, ((0,) * len(entry.shape), entry.shape)),),
+            )
+            for entry in tensors.read_header(path).entries
+        }
+    )
+
+
+def _indexed(path: Path, groups: Sequence[str]) -> list[StoredGroup]:
     try:
         content: dict[str, Any] = json.loads(fs.read_text(path, limit=_MAX_INDEX))
-        return {
-            str(name): StoredTensor(
-                _axes(entry["shape"]),
-                tensors.DTYPES[entry["dtype"]],
-                tuple(_piece(folder, piece) for piece in entry["pieces"]),
-            )
-            for name, entry in content[group].items()
-        }
+        return [StoredGroup(_entries(path.parent, content[group])) for group in groups]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError("is not the index of a checkpoint", where=path) from None
+
+
+def _entries(folder: Path, content: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    return {
+        str(name): StoredTensor(
+            _axes(entry["shape"]),
+            tensors.DTYPES[entry["dtype"]],
+            tuple(_piece(folder, piece) for piece in entry["pieces"]),
+        )
+        for name, entry in content.items()
+    }
 
 
 def _piece(folder: Path, entry: Mapping[str, Any]) -> StoredPiece:
