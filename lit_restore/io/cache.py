@@ -3,9 +3,12 @@
 ```
 CACHE/<hash>/train-000000.tar    whole and checked, or not there
 CACHE/<hash>/tmp-…               a draft; swept by the next who fetches this entry
-CACHE/locks/<hash>               flock: exclusive to fetch or evict, shared while in use;
+CACHE/locks/<hash>               flock: shared while fetched or in use, exclusive to evict;
                                  its time of change is that of the last use
+CACHE/locks/<hash>.fetch         flock: exclusive to fetch
 ```
+No lock is exchanged for another: who waits for an exclusive one that others hold shared, because
+they have fetched meanwhile, would wait for as long as they use it, and they may wait for him.
 The hash is of the URL without its secrets, the expected size and the expected sha256. Lock files
 stay: removing one would let two processes hold locks on two files of one name.
 """
@@ -33,7 +36,7 @@ from lit_restore.io.wording import human_size
 _log = logging.getLogger(__name__)
 
 VARIABLE = "LIT_RESTORE_CACHE"
-_TRIES = 8
+_TURN = ".fetch"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 
 
@@ -118,37 +121,35 @@ class Cache:
         if remote.size is not None:
             self._refuse_larger(remote.size, remote)
         path = self.folder / remote.key / file_name(remote.url)
-        for _ in range(_TRIES):
-            fd = self._open_lock(remote.key)
-            try:
-                if not _lock(fd, fcntl.LOCK_SH, wait=wait):
-                    _give_up(fd)
-                    return None
-                if not _is_whole(path, remote):
-                    if not _lock(fd, fcntl.LOCK_EX, wait=wait):
-                        _give_up(fd)
-                        return None
-                    if not _is_whole(path, remote):
-                        self._download(remote, path)
-                    _lock(fd, fcntl.LOCK_SH, wait=True)
-                # Another may have evicted it in the moment between the two locks.
-                if _is_whole(path, remote):
-                    # The kernel's own "now" is as coarse as its tick.
-                    os.utime(fd, ns=(time.time_ns(), time.time_ns()))
-                    return Pin(path, fd)
-            except BaseException:
+        fd = self._open_lock(remote.key)
+        try:
+            _lock(fd, fcntl.LOCK_SH)
+            if not (_is_whole(path, remote) or self._fetch_once(remote, path, wait=wait)):
                 _give_up(fd)
-                raise
+                return None
+            # The kernel's own "now" is as coarse as its tick.
+            os.utime(fd, ns=(time.time_ns(), time.time_ns()))
+            return Pin(path, fd)
+        except BaseException:
             _give_up(fd)
-        raise UserError(
-            f"{public(remote.url)} is evicted as soon as it is fetched; raise data.cache_gb",
-            where=self.folder,
-        )
+            raise
+
+    def _fetch_once(self, remote: Remote, path: Path, *, wait: bool) -> bool:
+        """Fetch what nobody else is fetching; whether it is there then."""
+        turn = self._open_lock(remote.key + _TURN)
+        try:
+            if not _lock(turn, fcntl.LOCK_EX, wait=wait):
+                return False
+            if not _is_whole(path, remote):
+                self._download(remote, path)
+            return True
+        finally:
+            _give_up(turn)
 
     # Fetching ----------------------------------------------------------------------------------
 
     def _download(self, remote: Remote, path: Path) -> None:
-        """Under the exclusive lock: drafts until one passes its checks, then the name."""
+        """In its turn: drafts until one passes its checks, then the name."""
         with _writing(self.folder, remote):
             fs.remove_tree(path.parent)  # drafts of the dead, a file of another size
             fs.make_dir(path.parent)
@@ -285,8 +286,8 @@ def _give_up(fd: int) -> None:
     os.close(fd)
 
 
-def _lock(fd: int, kind: int, *, wait: bool) -> bool:
-    """Take a lock, or exchange the one held; whether it was had."""
+def _lock(fd: int, kind: int, *, wait: bool = True) -> bool:
+    """Take a lock; whether it was had."""
     try:
         fcntl.flock(fd, kind | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:

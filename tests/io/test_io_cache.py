@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -142,6 +143,35 @@ def test_many_processes_and_threads_download_once(server: Server, tmp_path: Path
     assert wait_all(pids, 20) == [0, 0, 0]
     for thread in threads:
         thread.join()
+    assert server.count("a.tar") == 1
+
+
+def test_who_saw_nothing_gets_it_while_the_one_who_fetched_it_uses_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_looked, looks = threading.Barrier(2), itertools.count()
+
+    def look(path: Path, remote: Remote) -> bool:
+        found = is_whole(path, remote)
+        if next(looks) < 2:
+            both_looked.wait(10)
+        return found
+
+    is_whole = cache_module._is_whole
+    monkeypatch.setattr(cache_module, "_is_whole", look)
+    pins: list[Pin | None] = []  # in use until the end
+    threads = [
+        threading.Thread(
+            target=lambda: pins.append(cache_at(tmp_path).fetch(remote(server))), daemon=True
+        )
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(pins) == 2
+    assert all(pins)
     assert server.count("a.tar") == 1
 
 
