@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -47,11 +48,18 @@ def pack(
 
 def interrupt(folder: Path, out: Path, *, after: int, encoding: Encoding = Encoding()) -> None:  # noqa: B008
     """Pack, with Ctrl-C once `after` pictures are packed."""
+    with interrupted(after=after):
+        pack(folder, out, encoding=encoding)
+
+
+@contextmanager
+def interrupted(*, after: int) -> Iterator[None]:
+    """What is packed inside ends with Ctrl-C once `after` samples are packed."""
     with (
         mock.patch("lit_restore.data.packing.pack_items", _interrupted(after)),
         pytest.raises(KeyboardInterrupt),
     ):
-        pack(folder, out, encoding=encoding)
+        yield
 
 
 def _interrupted(after: int) -> Callable[[Sequence[Item], Encoding], list[list[Packed] | Bad]]:

@@ -27,7 +27,7 @@ def test_the_package_and_its_signal_handlers_come_before_the_heavy_imports() -> 
     assert not found & {"torch", "lightning", "numpy", "wandb"}
 
 
-@pytest.mark.parametrize("room", ["networks", "ops"])
+@pytest.mark.parametrize("room", ["networks", "ops", "diffusion"])
 def test_the_plain_rooms_are_a_pytorch_library(room: str) -> None:
     found = loaded_by(f"import lit_restore.{room}")
     assert not found & {"lightning", "wandb", "jsonargparse", "webdataset"}

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_restore.cli.writing import write_network
+from lit_restore.errors import ExitCode, SaveError, UserError
+from lit_restore.io import fs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from lit_restore.weights import LoadedNetwork
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +31,12 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="which average of the weights, or raw for the weights themselves "
         "(default: the first average)",
     )
+    parser.add_argument(
+        "--format",
+        choices=("lit_restore", "dimsum"),
+        default="lit_restore",
+        help="ours (default), or DiMSUM's published names",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,6 +44,41 @@ def run(args: argparse.Namespace) -> int:
     from lit_restore.weights.loading import load_network
 
     loaded = load_network(args.checkpoint, profile=args.profile)
+    if args.format == "dimsum":
+        return _write_dimsum(args.out, loaded)
     kept = ("task", "profile", "samples_seen", "config", "versions")
     info = {key: loaded.info[key] for key in kept if key in loaded.info}
     return write_network(args.out, loaded.net, {**info, "source": loaded.source.name})
+
+
+def _write_dimsum(out: Path, loaded: LoadedNetwork) -> int:
+    from lit_restore.networks import DiMSUM
+    from lit_restore.weights.dimsum import to_official, unseen_options
+
+    if not isinstance(loaded.net, DiMSUM):
+        told = f"holds a {loaded.net.kind}; --format dimsum is for DiMSUM"
+        raise UserError(told, where=loaded.source)
+    try:
+        state = to_official(loaded.net)
+    except UserError as error:
+        raise UserError(str(error), where=loaded.source) from None
+    # "format" is what readers of safetensors look for; the rest is for people.
+    metadata = {"format": "pt", "dimsum": unseen_options(loaded.net)}
+    _write(out, state, metadata)
+    print(f"{out}: {len(state)} tensors by DiMSUM's names, {metadata['dimsum']}")
+    return int(ExitCode.OK)
+
+
+def _write(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    from lit_restore.io.tensors import save_tensors
+
+    if path.suffix != ".safetensors":
+        raise UserError("must end in .safetensors", where=f"--out {path}")
+    if not fs.is_dir(path.parent):
+        raise UserError(f"no folder {path.parent}; make it first", where=f"--out {path}")
+    content = io.BytesIO()
+    save_tensors(content, state, metadata)
+    try:
+        fs.write_atomic(path, content.getvalue())
+    except OSError as error:
+        raise SaveError(f"{path}: cannot write ({error.strerror or error})") from None

@@ -14,7 +14,8 @@ from lit_restore import __version__
 from lit_restore.cli.entry import OneLineArguments, guarded
 
 COMMANDS = {
-    "shards": ("lit_restore.cli.shards", "make, inspect and verify data shards"),
+    "shards": ("lit_restore.cli.shards", "make, encode, inspect and verify data shards"),
+    "sample": ("lit_restore.cli.sample", "make pictures with a generative training"),
     "denoise": ("lit_restore.cli.denoise", "remove noise from your own photos"),
     "export": ("lit_restore.cli.export", "turn a checkpoint into one safetensors file"),
     "convert": ("lit_restore.cli.convert", "turn another project's weights into one of ours"),

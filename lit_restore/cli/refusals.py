@@ -8,12 +8,21 @@ import traceback
 from lit_restore.errors import UserError
 from lit_restore.networks import NETWORKS
 
+_GROUPS = {
+    "sampler": "model.sampler", "guidance": "model.guidance", "times": "model.times",
+    "grid": "model.sampler.grid",
+}  # fmt: skip
+"""How the diffusion room, which knows no config, names its options, and where they stand."""
 _AROUND = ("lit_restore.cli.", "lightning.pytorch.cli", "jsonargparse", "contextlib")
 """Modules that call the constructors."""
 
 
 def in_full(error: UserError) -> UserError:
-    """The error with the config's whole key where a network named an argument of its own."""
+    """The error with the config's whole key where a part named an option of its own."""
+    where, _, message = str(error).partition(": ")
+    group, dot, option = where.partition(".")
+    if dot and group in _GROUPS:
+        return UserError(message, where=f"{_GROUPS[group]}.{option}")
     options = {name for kind in NETWORKS.values() for name in inspect.signature(kind).parameters}
     if error.where not in options:
         return error

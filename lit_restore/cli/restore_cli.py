@@ -30,7 +30,7 @@ from lit_restore.cli.run_options import WandbOptions
 from lit_restore.data import ShardDataModule
 from lit_restore.errors import UserError
 from lit_restore.io.redact import redact_tree
-from lit_restore.networks import NETWORKS
+from lit_restore.ops.selective_scan.dispatch import AUTO, BACKENDS, set_backend
 from lit_restore.parallel.apply import Layout
 from lit_restore.parallel.precision import check_precision
 from lit_restore.parallel.strategy import check_strategy
@@ -62,7 +62,7 @@ class RestoreCLI(LightningCLI):
         trees: Sequence[tuple[str, dict[str, object]]],
     ) -> None:
         self._wanted = next((word for word in argv if word in SUBCOMMANDS), None)
-        self._argv, self._trees = list(argv), trees
+        self._argv, self._trees, self._networks = list(argv), trees, module.networks
         super().__init__(
             module,
             ShardDataModule,
@@ -115,6 +115,12 @@ class RestoreCLI(LightningCLI):
             default=False,
             help="Compute the blocks' activations again in the backward pass: less memory.",
         )
+        parser.add_argument(
+            "--scan_backend",
+            type=str,
+            default=AUTO,
+            help="What computes selective scans: auto, or one of " + ", ".join(BACKENDS) + ".",
+        )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Trainer (without what we set), module and data."""
@@ -153,7 +159,7 @@ class RestoreCLI(LightningCLI):
     def _check_keys(self, parser: LightningArgumentParser) -> None:
         refuse_environment(os.environ)
         checker = KeyChecker(
-            option_keys(parser), {"model.net": NETWORKS}, {"ema.profiles": EMAProfile}
+            option_keys(parser), {"model.net": self._networks}, {"ema.profiles": EMAProfile}
         )
         for where, tree in self._trees:
             checker.check(tree, where)
@@ -173,6 +179,7 @@ class RestoreCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build the parts; what Lightning's constructors refuse is one line, our bugs are not."""
+        self._choose_scan()
         try:
             super().instantiate_classes()
         except UserError as error:
@@ -187,13 +194,14 @@ class RestoreCLI(LightningCLI):
             maker = maker_of(error)
             if maker is None:
                 raise
-            raise UserError(one_line(str(error)), where=maker or None) from error
-        channels = self.model.net.options.get("channels", 3)
-        if channels != 3:
-            raise UserError(
-                f"{channels} does not fit: images are read as RGB; use 3",
-                where="model.net.channels",
-            )
+            raise in_full(UserError(one_line(str(error)), where=maker or None)) from error
+        self.model.check_network()
+
+    def _choose_scan(self) -> None:
+        try:
+            set_backend(self._get(self.config, "scan_backend"))
+        except UserError as error:
+            raise UserError(error.message, where="scan_backend") from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what its options mean here, and our callbacks in their order."""

@@ -1,4 +1,4 @@
-"""One sample on its way into a shard: checked, cut into tiles, encoded."""
+"""One sample on its way into a shard: checked, cut, resized or padded, encoded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lit_restore.data.dead_leaves import procedural_image
 from lit_restore.data.decode import decode_image
+from lit_restore.data.pixels import padded, row_pixels, square_pixels
 from lit_restore.data.sources import Drawn, Item, Stored
 from lit_restore.errors import UserError
 from lit_restore.io import archive, arrays, images
@@ -27,10 +28,27 @@ class Encoding:
     """How pictures are stored."""
 
     encode: Encode = "keep"
-    """keep: the files' own bytes (tiles: lossless WebP; procedural: jpeg95). jpeg95: JPEG of
-    quality 95, colour not subsampled. webp, png: lossless."""
+    """keep: the files' own bytes (cut, resized or padded: lossless WebP; rows of an array: PNG;
+    procedural: jpeg95). jpeg95: JPEG of quality 95, colour not subsampled. webp, png: lossless."""
     tile: int | None = None
     """Cut into squares of this side, whole ones only; none: whole pictures."""
+    resize: int | None = None
+    """Side of the square that a picture's middle is scaled to, as `adm_square` does it."""
+    pad: int | None = None
+    """Side of the square of zeros (black) in whose middle the picture is put."""
+
+    @property
+    def shaping(self) -> list[str]:
+        """What is done to the pictures' size, of tile, resize, pad; one at most is allowed."""
+        sides = {"tile": self.tile, "resize": self.resize, "pad": self.pad}
+        return [name for name, side in sides.items() if side is not None]
+
+    def described(self) -> dict[str, str | int | None]:
+        """What the bytes of a shard depend on."""
+        found: dict[str, str | int | None] = {"encode": self.encode, "tile": self.tile}
+        # Left out where they are not used, so that older folders keep the digest of their plan.
+        later = {"resize": self.resize, "pad": self.pad}
+        return found | {name: side for name, side in later.items() if side is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +102,13 @@ def _parts(item: Item, encoding: Encoding) -> Iterator[tuple[str, dict[str, byte
     if item.image is None:
         yield item.key, {}
         return
-    image, kept = _read(item.image)
+    image, kept = _read(item.image, encoding)
     if item.degraded is None:
         for suffix, (tile,) in _tiles([image], [1], encoding.tile):
             extension, data = _encoded(tile, kept, encoding)
             yield item.key + suffix, {extension: data}
         return
-    degraded, kept_degraded = _read(item.degraded)
+    degraded, kept_degraded = _read(item.degraded, encoding)
     scale = _scale(image, degraded, item.degraded.where)
     for suffix, (clean, low) in _tiles([image, degraded], [1, scale], encoding.tile):
         extension, data = _encoded(clean, kept, encoding)
@@ -98,14 +116,24 @@ def _parts(item: Item, encoding: Encoding) -> Iterator[tuple[str, dict[str, byte
         yield item.key + suffix, {f"image.{extension}": data, f"degraded.{other}": other_data}
 
 
-def _read(picture: Stored | Drawn) -> tuple[Pixels, bytes | None]:
-    """Pixels, and the file's own bytes where there are any."""
+def _read(picture: Stored | Drawn, encoding: Encoding) -> tuple[Pixels, bytes | Encode]:
+    """Pixels, resized or padded, and what "keep" keeps: the file's own bytes, or an encoding."""
     if isinstance(picture, Drawn):
         size = (picture.size, picture.size)
-        return procedural_image(picture.seed, picture.index, size=size), None
+        return _shaped(procedural_image(picture.seed, picture.index, size=size), encoding), "jpeg95"
     _check_size(picture)
     data = picture.read()
-    return decode_image(data, name=picture.where), data
+    if picture.head:
+        return _shaped(row_pixels(data, name=picture.where), encoding), "png"
+    pixels = _shaped(decode_image(data, name=picture.where), encoding)
+    return pixels, "webp" if encoding.shaping else data
+
+
+def _shaped(pixels: Pixels, encoding: Encoding) -> Pixels:
+    """The whole picture, resized or padded."""
+    if encoding.resize is not None:
+        return square_pixels(pixels, encoding.resize)
+    return pixels if encoding.pad is None else padded(pixels, encoding.pad)
 
 
 def _check_size(stored: Stored) -> None:
@@ -114,13 +142,14 @@ def _check_size(stored: Stored) -> None:
         raise UserError(f"{human_size(stored.size)} is above {limit}", where=stored.where)
 
 
-def _encoded(pixels: Pixels, kept: bytes | None, encoding: Encoding) -> tuple[str, bytes]:
-    """(extension, data); `kept` are the bytes of the whole picture."""
-    if encoding.encode == "keep" and encoding.tile is None and kept is not None:
-        return _EXTENSION[images.sniff(kept, name="").format], kept
-    if encoding.encode == "png":
+def _encoded(pixels: Pixels, kept: bytes | Encode, encoding: Encoding) -> tuple[str, bytes]:
+    """(extension, data)."""
+    how = kept if encoding.encode == "keep" else encoding.encode
+    if isinstance(how, bytes):
+        return _EXTENSION[images.sniff(how, name="").format], how
+    if how == "png":
         return "png", images.png_bytes(pixels)
-    if encoding.encode == "webp" or (encoding.encode == "keep" and kept is not None):
+    if how == "webp":
         return "webp", images.webp_bytes(pixels)
     return "jpg", images.jpeg_bytes(pixels, 95)
 

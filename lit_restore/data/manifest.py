@@ -14,7 +14,7 @@ from lit_restore.io.wording import human_size, shown
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
-"""There while shards are being made, and after `shards make` was interrupted."""
+"""There while shards are being made, and after that was interrupted."""
 
 _FORMAT = 1
 _LIMIT = 64 << 20
@@ -63,7 +63,7 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
     """The manifest of a folder of shards.
 
     Args:
-        folder: what `shards make --out` was given.
+        folder: what `--out` was given.
         check_files: also see that every shard is there and has its size.
 
     Raises:
@@ -100,10 +100,10 @@ def file_sha256(path: Path) -> str:
 
 
 def refuse_unfinished(folder: Path) -> None:
-    """`UserError` where `shards make` has begun in a folder and not ended."""
+    """`UserError` where the making of shards has begun in a folder and not ended."""
     if fs.exists(folder / PLAN) and not fs.exists(folder / MANIFEST):
         raise UserError(
-            "shards make did not finish here; run the same command again to go on", where=folder
+            "the shards here are unfinished; run the same command again to go on", where=folder
         )
 
 

@@ -11,16 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from webdataset import TarWriter
-
-from lit_restore import __version__
 from lit_restore.data.encode import Bad, Encoding, Packed, pack_items
 from lit_restore.data.manifest import (
     MANIFEST,
@@ -29,36 +24,25 @@ from lit_restore.data.manifest import (
     Shard,
     file_sha256,
     manifest_text,
-    read_manifest,
+)
+from lit_restore.data.packing_folder import (
+    MADE_BY,
+    PackingPlan,
+    ShardDraft,
+    finished,
+    locked,
 )
 from lit_restore.data.packing_progress import Progress
 from lit_restore.data.sources import Collection, Item
 from lit_restore.data.workers import ordered_map
-from lit_restore.errors import SaveError, UserError
+from lit_restore.errors import SaveError, UserError, require_at_least
 from lit_restore.io import archive, fs
+from lit_restore.io.image_headers import check_size
 from lit_restore.io.lock import NAME as LOCK
-from lit_restore.io.lock import RunLock
 
 _log = logging.getLogger(__name__)
 
-MADE_BY = f"lit_restore {__version__}"
 _CHUNK = 4
-_PLAN_LIMIT = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What identifies a packing: equal plans give equal bytes."""
-
-    plan: str
-    """Digest of the samples and the options."""
-    stamp: str
-    """Digest of the source files' times of change."""
-    made_by: str
-
-    def text(self) -> str:
-        """As it stands in the folder."""
-        return json.dumps(asdict(self), indent=1) + "\n"
 
 
 def write_shards(
@@ -95,14 +79,13 @@ def write_shards(
         SaveError: the disk is full, or went away.
         RankLost: a worker was killed.
     """
-    _check_options(per_shard, encoding, max_bad, workers)
-    if encoding.tile is not None and collection.items[0].array is not None:
-        raise UserError("arrays are not cut into tiles; pack without --tile", where="tile")
-    plan = _make_plan(collection, per_shard, encoding, name)
-    done = _finished(out_dir, plan)
+    _check_numbers(per_shard, encoding, max_bad, workers)
+    _check_shaping(collection, encoding)
+    plan = _plan(collection, per_shard, encoding, name)
+    done = finished(out_dir, plan)
     if done is None:
-        with _locked(out_dir, wait=wait):
-            done = _finished(out_dir, plan)  # by the process waited for
+        with locked(out_dir, wait=wait):
+            done = finished(out_dir, plan)  # by the process waited for
             if done is None:
                 packing = _Packing(collection, out_dir, per_shard, encoding, max_bad, name, workers)
                 done = _saved(packing, plan, progress=progress)
@@ -113,7 +96,7 @@ def write_shards(
     return done
 
 
-def _saved(packing: _Packing, plan: _Plan, *, progress: bool) -> Manifest:
+def _saved(packing: _Packing, plan: PackingPlan, *, progress: bool) -> Manifest:
     try:
         return packing.run(plan, progress=progress)
     except OSError as error:
@@ -140,7 +123,7 @@ class _Packing:
         self.parts = [items[k : k + per_shard] for k in range(0, len(items), per_shard)]
         self.bad = 0
 
-    def run(self, plan: _Plan, *, progress: bool) -> Manifest:
+    def run(self, plan: PackingPlan, *, progress: bool) -> Manifest:
         """Make what is missing, then the manifest."""
         fs.write_atomic(self.folder / PLAN, plan.text())
         self._sweep()
@@ -200,7 +183,7 @@ class _Packing:
     ) -> Shard | None:
         """Write one shard and publish it; None where all of its samples are bad."""
         path = self._path(number)
-        draft, count = _Draft(path), 0
+        draft, count = ShardDraft(path), 0
         try:
             for result in islice(results, len(self.parts[number])):
                 if isinstance(result, Bad):
@@ -227,103 +210,44 @@ class _Packing:
         _log.warning("%s: %s; left out", bad.where, bad.reason)
 
 
-class _Draft:
-    """A shard under a temporary name until it is whole and on the medium."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.draft = path, fs.temporary(path)
-        self.file = fs.HashingFile(self.draft)
-        self.dropped = False
-        # Fixed owner, mode and time: the same samples give the same bytes, on any machine.
-        self.tar = TarWriter(
-            self, user="", group="", mode=0o644, mtime=0, encoder=False, format="PAX_FORMAT"
-        )
-
-    def write(self, data: bytes) -> int:
-        """Called by `TarWriter`, which also flushes its buffer when a dropped draft is freed."""
-        return len(data) if self.dropped else self.file.write(data)
-
-    def add(self, samples: Sequence[Packed]) -> int:
-        """Append samples; returns how many."""
-        for sample in samples:
-            self.tar.write({"__key__": sample.key, **sample.fields})
-        return len(samples)
-
-    def publish(self, count: int) -> Shard:
-        """Finish the archive, flush it and give it its name."""
-        self.tar.close()
-        self.file.close()
-        fs.rename(self.draft, self.path)
-        fs.fsync_dir(self.path.parent)
-        return Shard(name=self.path.name, count=count, size=self.file.size, sha256=self.file.sha256)
-
-    def abandon(self) -> None:
-        """Leave nothing behind."""
-        self.dropped = True
-        self.file.drop()
-        fs.remove_file(self.draft)
-
-
 def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
     while chunk := list(islice(items, size)):
         yield chunk
 
 
-def _make_plan(collection: Collection, per_shard: int, encoding: Encoding, name: str) -> _Plan:
-    options = {"per_shard": per_shard, "name": name, **asdict(encoding)}
+def _plan(collection: Collection, per_shard: int, encoding: Encoding, name: str) -> PackingPlan:
+    options = {"per_shard": per_shard, "name": name, **encoding.described()}
     text = json.dumps([collection.digest(), options], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return _Plan(plan=digest, stamp=collection.stamp(), made_by=MADE_BY)
+    return PackingPlan(plan=digest, stamp=collection.stamp(), made_by=MADE_BY)
 
 
-def _finished(folder: Path, plan: _Plan) -> Manifest | None:
-    """The manifest where this plan is done; None where it is to be made or gone on with.
-
-    Raises:
-        UserError: the folder holds something else.
-    """
-    if not fs.is_dir(folder):
-        return None
-    if fs.exists(folder / MANIFEST):
-        manifest = read_manifest(folder)
-        if manifest.plan == plan.plan:
-            return manifest
-        raise UserError(
-            "holds shards of other input or options; give another folder, or remove this one",
-            where=folder,
-        )
-    shards = [path.name for path in fs.list_dir(folder) if path.suffix == ".tar"]
-    if not shards:
-        return None
-    if not fs.exists(folder / PLAN):
-        raise UserError(
-            f"holds {shards[0]}, not made by shards make; give another folder", where=folder
-        )
-    if fs.read_text(folder / PLAN, limit=_PLAN_LIMIT) != plan.text():
-        raise UserError(
-            "holds unfinished shards of other input or options; give another folder, "
-            "or remove this one",
-            where=folder,
-        )
-    return None
-
-
-def _locked(folder: Path, *, wait: bool) -> RunLock:
-    while True:
-        try:
-            return RunLock(folder)
-        except UserError as error:
-            if not (wait and error.message.startswith("in use")):
-                raise
-        time.sleep(0.2)
-
-
-def _check_options(per_shard: int, encoding: Encoding, max_bad: int, workers: int) -> None:
+def _check_numbers(per_shard: int, encoding: Encoding, max_bad: int, workers: int) -> None:
     for key, value, least in (
         ("per_shard", per_shard, 1),
-        ("tile", 16 if encoding.tile is None else encoding.tile, 16),
+        ("tile", encoding.tile, 16),
+        ("pad", encoding.pad, 1),
+        ("resize", encoding.resize, 1),
         ("max_bad", max_bad, 0),
         ("workers", workers, 1),
     ):
-        if value < least:
-            raise UserError(f"{value} is below {least}", where=key)
+        require_at_least(least, **{key: value})
+
+
+def _check_shaping(collection: Collection, encoding: Encoding) -> None:
+    """Refuse what would change the pictures' size where that cannot be."""
+    wanted = encoding.shaping
+    if not wanted:
+        return
+    first = collection.items[0]
+    if len(wanted) > 1:
+        raise UserError(f"not with --{wanted[0]}; give one of them", where=wanted[1])
+    if first.array is not None:
+        raise UserError(
+            f"arrays are not cut, resized or padded; pack without --{wanted[0]}", where=wanted[0]
+        )
+    if first.degraded is not None and encoding.tile is None:
+        raise UserError("pairs are not resized or padded; pack without it", where=wanted[0])
+    side = encoding.resize or encoding.pad
+    if side is not None:
+        check_size(side, side, wanted[0])

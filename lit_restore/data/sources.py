@@ -44,7 +44,8 @@ class Stored:
     stamp: int
     """Time of the last change of `path`, ns."""
     head: bytes = b""
-    """Put before the bytes of the file: what makes a row of an array a `.npy` file."""
+    """Put before the bytes of the file: what makes a row of an array a `.npy` file. The pixels of
+    a picture where the array holds pictures (`lit_restore.data.pixels.row_pixels`)."""
     held: bytes | None = None
     """The bytes themselves, where the file holds them compressed."""
 
@@ -133,6 +134,8 @@ class Collection:
             row += [[part.name, part.offset, part.size] for part in item.parts]
             if item.array is not None:
                 row += [item.array.head.hex(), item.array_name]
+            elif isinstance(item.image, Stored) and item.image.head:
+                row += [item.image.head.hex()]
             state.update(json.dumps(row).encode())
         return state.hexdigest()
 

@@ -8,13 +8,14 @@ so. Nothing here ever tries again with fewer checks: the file would choose when.
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
 import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import BinaryIO
 
@@ -49,6 +50,7 @@ def load_foreign_weights(
     member: str | None = None,
     *,
     key: str | None = None,
+    prefer: Sequence[str] = (),
     legacy: bool = False,
     trust: bool = False,
 ) -> dict[str, Tensor]:
@@ -58,6 +60,7 @@ def load_foreign_weights(
         path: the file, or a tar that holds it.
         member: the file's name inside the tar `path`.
         key: which dictionary of the file to take, where it holds several.
+        prefer: dictionaries to take before others where `key` names none, first the best.
         legacy: also read PyTorch's format from before 1.6; runs no code, but has no checksums.
         trust: run whatever code the file names (implies `legacy`); announced on stderr.
 
@@ -82,6 +85,8 @@ def load_foreign_weights(
         elif not (legacy or trust) and _is_legacy(head, file):
             raise UserError("old pickle format, refused; needs --trust_checkpoint", where=where)
         content = _unpickle(file, trust, where)
+    if key is None and isinstance(content, Mapping):
+        key = next((name for name in prefer if _is_state(content.get(name))), None)
     return _weights(content, key, where)
 
 
@@ -159,7 +164,9 @@ def _unpickle(file: BinaryIO, trust: bool, where: str) -> object:
     if trust:
         print(f"warning: {where}: trusted; it may run code of its own", file=sys.stderr)
     try:
-        return torch.load(file, map_location="cpu", weights_only=not trust)
+        # Training scripts save their arguments beside the weights; a namespace runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         needed = _GLOBAL.search(str(error))
         if needed is None or trust:

@@ -39,6 +39,18 @@ class Network(nn.Module):
         """The repeated blocks, which are compiled, checkpointed and sharded one by one."""
         raise NotImplementedError
 
+    def adapted(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Another network's weights made to fit this one's, where a fine-tune starts from them.
+
+        Args:
+            stored: the state dict of a network of the same class and other options.
+
+        Returns:
+            The same, with what can be carried over (to another size, to more classes) in this
+            network's shapes; what is still of another shape is left out by the caller.
+        """
+        return stored
+
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(init)

@@ -2,8 +2,10 @@
 
 from lit_restore.training.base import TrainingModule
 from lit_restore.training.denoising import DenoiserPretraining
+from lit_restore.training.generation import FlowGeneration
 
-TASKS: dict[str, type[TrainingModule]] = {module.task: module for module in (DenoiserPretraining,)}
+_MODULES: tuple[type[TrainingModule], ...] = (DenoiserPretraining, FlowGeneration)
+TASKS: dict[str, type[TrainingModule]] = {module.task: module for module in _MODULES}
 """A config's `task:` → the module that trains it."""
 
-__all__ = ["TASKS", "DenoiserPretraining", "TrainingModule"]
+__all__ = ["TASKS", "DenoiserPretraining", "FlowGeneration", "TrainingModule"]

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lit_restore.data.batch import Batch
+from lit_restore.errors import UserError
 from lit_restore.io import failpoints
 from lit_restore.networks.base import Network
 from lit_restore.parallel.apply import Layout, prepare, shard
@@ -37,6 +38,10 @@ class TrainingModule(LightningModule):
 
     task: ClassVar[str]
     """The short name of the training, as in a config's `task:`."""
+    networks: ClassVar[Mapping[str, type[Network]]]
+    """Short name → class of the networks that can be trained so."""
+    needs_input: ClassVar[bool] = True
+    """Whether its pictures are made of images (`pictures`), or of nothing (`drawn`)."""
 
     def __init__(
         self,
@@ -63,6 +68,19 @@ class TrainingModule(LightningModule):
         """Whether the last step was dropped because its gradient was not finite."""
         self._scores: list[tuple[int, dict[str, float]]] = []
 
+    def check_network(self) -> None:
+        """Refuse a network whose input is not what the data give: RGB images.
+
+        Raises:
+            UserError: names the option.
+        """
+        channels = self.net.options.get("channels", 3)
+        if channels != 3:
+            raise UserError(
+                f"{channels} does not fit: images are read as RGB; use 3",
+                where="model.net.channels",
+            )
+
     # --- for subclasses -------------------------------------------------------------------------
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -72,6 +90,13 @@ class TrainingModule(LightningModule):
     def score(self, net: nn.Module, batch: Batch) -> list[dict[str, float]]:
         """Validation metrics of each sample in `batch`; higher is better for the first of them."""
         raise NotImplementedError(f"{type(self).__name__} has no validation")
+
+    def drawn(self, net: nn.Module, count: int) -> Tensor:
+        """Pictures made of nothing, (count, 3, H, W) in [0, 1]; for tasks without an input.
+
+        The same noise and labels whenever it is called, so that grids can be compared.
+        """
+        raise NotImplementedError(f"{type(self).__name__} makes no pictures")
 
     def pictures(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Columns of a sample grid, name → (B, 3, H, W) in [0, 1]."""
@@ -111,6 +136,12 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser over all trained parameters."""
+        if self.optimizer_options.fused and self.trainer.precision == "16-mixed":
+            # It would undo the loss scale by itself, after the gradient was measured and clipped.
+            raise UserError(
+                "does not go with trainer.precision 16-mixed; use bf16-mixed, or leave it out",
+                where="model.optimizer.fused",
+            )
         return self.optimizer_options.build(self.parameters())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -5,6 +5,7 @@ D(x + σn, σ) ≈ E[x | x + σn] by regression; DP-IR's frozen denoiser (arXiv 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -14,6 +15,7 @@ from lit_restore.data.batch import Batch
 from lit_restore.errors import UserError, require_at_least
 from lit_restore.evaluation.metrics import psnr
 from lit_restore.evaluation.quantise import to_uint8
+from lit_restore.networks import DENOISERS
 from lit_restore.networks.base import Network, apply_padded
 from lit_restore.seeding import torch_generator
 from lit_restore.training.base import TrainingModule
@@ -43,6 +45,7 @@ class DenoiserPretraining(TrainingModule):
     """
 
     task: ClassVar[str] = "denoiser"
+    networks: ClassVar[Mapping[str, type[Network]]] = DENOISERS
 
     def __init__(
         self,

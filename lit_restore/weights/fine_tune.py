@@ -35,7 +35,7 @@ class TransferReport:
 
 @torch.no_grad()
 def initialise(net: Network, source: Path) -> TransferReport:
-    """Start `net` from another run's weights: whatever fits by name and shape.
+    """Start `net` from another run's weights: whatever fits by name and shape, or can be made to.
 
     Args:
         net: the network to fill.
@@ -44,7 +44,10 @@ def initialise(net: Network, source: Path) -> TransferReport:
     Raises:
         UserError: unreadable, or nothing in it fits.
     """
-    stored = load_network(source).net.state_dict()
+    found = load_network(source).net
+    stored = found.state_dict()
+    if found.kind == net.kind:
+        stored = net.adapted(stored)
     own = net.state_dict()
     loaded = tuple(n for n, t in own.items() if n in stored and stored[n].shape == t.shape)
     if not loaded:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
@@ -13,27 +15,46 @@ from torch import Tensor
 from lit_restore.errors import UserError
 from lit_restore.io.torch_files import load_foreign_weights
 from lit_restore.networks import FFDNet, Network
+from lit_restore.networks.base import JSONValue
+from lit_restore.weights.dimsum import Which, dimsum_from, read_official
 from lit_restore.weights.exported import fill
 
 _COLUMN_MAJOR = (0, 2, 1, 3)
 _LAYER = re.compile(r"conv(\d+)\.(weight|bias)")
 
 
-def load_foreign(kind: str, path: str | PathLike[str], member: str | None = None) -> Network:
+def load_foreign(
+    kind: str, path: str | PathLike[str], member: str | None = None, which: str | None = None
+) -> Network:
     """A network with another project's weights, in evaluation mode.
 
     Args:
         kind: a name of `ADAPTERS`.
         path: the file, or a tar that holds it.
         member: the file's name inside the tar.
+        which: of several sets of weights in the file, one of the kind's `sets`.
 
     Raises:
-        UserError: the file is unreadable, or not of that kind.
+        UserError: the file is unreadable, not of that kind, or holds no such set.
     """
     where = str(path) if member is None else f"{path}:{member}"
-    net, state = ADAPTERS[kind](load_foreign_weights(path, member), where)
+    return ADAPTERS[kind].load(path, member, which, where).eval()
+
+
+def _load_ffdnet(
+    path: str | PathLike[str], member: str | None, which: str | None, where: str
+) -> Network:
+    assert which is None, which
+    net, state = adapt_ffdnet(load_foreign_weights(path, member), where)
     fill(net, state, where=where)
-    return net.eval()
+    return net
+
+
+def _load_dimsum(
+    path: str | PathLike[str], member: str | None, which: str | None, where: str
+) -> Network:
+    stored = read_official(path, member, which=cast("Which | None", which))
+    return dimsum_from(stored, where=where)
 
 
 def adapt_ffdnet(stored: dict[str, Tensor], where: str) -> tuple[FFDNet, dict[str, Tensor]]:
@@ -84,9 +105,30 @@ def _reordered(tensor: Tensor, order: list[int], dim: int) -> Tensor:
     return tensor.index_select(dim, torch.tensor([*order, *rest]))
 
 
-Adapter = Callable[[dict[str, Tensor], str], tuple[Network, dict[str, Tensor]]]
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Whose weights can be read, and what is known of them beyond the file."""
 
-ADAPTERS: dict[str, Adapter] = {"ffdnet": adapt_ffdnet}
+    load: Callable[[str | PathLike[str], str | None, str | None, str], Network]
+    """(path, member, which, where) → the network."""
+    info: Mapping[str, JSONValue]
+    """What an exported file shall say of them."""
+    sets: tuple[str, ...] = ()
+    """Weights that one file may hold side by side, the default first."""
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "dimsum": Adapter(
+        load=_load_dimsum,
+        info={
+            "task": "generation",
+            # All released models: dimsum/scripts/train.sh has path GVP, prediction velocity.
+            "config": {"model": {"interpolant": "gvp", "prediction": "velocity"}},
+        },
+        sets=get_args(Which),
+    ),
+    "ffdnet": Adapter(load=_load_ffdnet, info={"task": "denoiser"}),
+}
 """What `lit-restore convert --from` may name."""
 
 

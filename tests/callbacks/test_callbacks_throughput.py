@@ -84,7 +84,12 @@ def test_counted_shapes_are_those_of_the_real_step() -> None:
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_network_can_be_counted(name: str) -> None:
-    small = {"MIRNet": {"width": 8, "rrgs": 1, "msrbs": 1}, "UNet": {"widths": [8], "depths": [1]}}
+    small: dict[str, dict[str, Any]] = {
+        "MIRNet": {"width": 8, "rrgs": 1, "msrbs": 1},
+        "UNet": {"widths": [8], "depths": [1]},
+        "DiMSUM": {"channels": 3, "width": 64, "depth": 1, "fusion_heads": 2},
+        "DiT": {"channels": 3, "width": 32, "depth": 1, "heads": 2},
+    }
     net = NETWORKS[name](**small.get(name, {}))
     assert counted(net, torch.rand(1, 3, 32, 32)) > 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import encoded, picture, write_tar
 from support_packing import contents, write_photos
@@ -86,6 +87,10 @@ def make_out() -> None:
     assert shards("make", "photos", "--out", "out", "--workers", "1") == 0
 
 
+def save_array() -> None:
+    np.save("rows.npy", np.zeros((2, 3), np.float32))
+
+
 def cut_shard() -> None:
     make_out()
     path = Path("out/train-000000.tar")
@@ -100,6 +105,9 @@ def cut_shard() -> None:
         (None, "make photos --procedural 3 --out out", "make: give a folder or tar of pictures"),
         (None, "make --procedural 3 --classes --out out", "--classes: not with --procedural"),
         (None, "make photos --classes --pairs photos --out out", "--classes: not with --pairs"),
+        (None, "make photos --size 64 --out out", "--size: is of --procedural; pictures have --re"),
+        (None, "make photos --seed 0 --out out", "--seed: is of --procedural; leave it out"),
+        (save_array, "make rows.npy --encode png --out out", "--encode: arrays are stored as they"),
         (None, "make photos --per_shard 0 --out out", "per_shard: 0 is below 1"),
         (None, "make photos --tile 3 --out out", "tile: 3 is below 16"),
         (None, "make photos --workers 0 --out out", "workers: 0 is below 1"),
@@ -159,5 +167,8 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         shards("make", "--help")
     assert leaving.value.code == 0
     text = capsys.readouterr().out
-    options = "out pairs classes procedural size seed per_shard tile encode max_bad sorted workers"
+    options = (
+        "out pairs classes array labels class_names pictures shape offsets procedural size seed "
+        "per_shard tile resize pad encode max_bad sorted workers"
+    )
     assert all(f"--{name} " in text or f"--{name}\n" in text for name in options.split())

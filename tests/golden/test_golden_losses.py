@@ -27,6 +27,20 @@ RECIPES: dict[str, list[str]] = {
     "quickstart": ["--total_samples=80"],
     "denoiser/small": ["--total_samples=80"],
     "denoiser/mirnet_s": ["--total_samples=20", "--data.global_batch=2", "--data.crop=16"],
+    "dimsum/faces_64": [
+        "--total_samples=40",
+        "--data.global_batch=4",
+        "--data.crop=16",
+        "--model.net.size=16",
+        "--model.net.patch=2",
+        "--model.net.width=64",
+        "--model.net.depth=4",
+        "--compile=false",
+        "--model.net.attention_heads=4",
+        "--model.net.fusion_heads=2",
+        "--trainer.precision=32",
+        "--model.schedule.warmup=0",
+    ],
 }
 
 

@@ -1,4 +1,4 @@
-"""Laws of every network in NETWORKS; a new entry is tested by being listed (and given a size)."""
+"""Laws of every denoiser; a new entry is tested by being listed (and given a size)."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_restore.networks import NETWORKS, Network, apply_padded
+from lit_restore.networks import DENOISERS, Network, apply_padded
 
 SMALL = {
     "UNet": {"widths": (8, 12), "depths": (1, 2)},
@@ -15,12 +15,12 @@ SMALL = {
 }
 """Options that make each network small enough for a test."""
 
-every_network = pytest.mark.parametrize("name", sorted(NETWORKS))
+every_network = pytest.mark.parametrize("name", sorted(DENOISERS))
 
 
 def small(name: str) -> Network:
     """A small network whose zero-initialised layers are moved off zero."""
-    net = NETWORKS[name](**SMALL[name])
+    net = DENOISERS[name](**SMALL[name])
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():

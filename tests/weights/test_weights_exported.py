@@ -15,6 +15,8 @@ SMALL = {
     "UNet": {"widths": (8, 12), "depths": (1, 1)},
     "MIRNet": {"width": 8, "rrgs": 1},
     "FFDNet": {"width": 8, "depth": 3},
+    "DiMSUM": {"size": 16, "width": 64, "depth": 1, "fusion_heads": 2, "classes": 2},
+    "DiT": {"size": 16, "width": 32, "depth": 1, "heads": 2, "classes": 2},
 }
 
 

@@ -1,0 +1,271 @@
+"""DiMSUM on a CPU: a block against a straightforward one, a training step against the plain loop.
+
+The straightforward block computes the same from the same weights, as one would write it down from
+the paper: tokens are gathered into each branch's order and scattered back, the branches run one
+after the other, each with projections, convolution, modulation and attention of its own, the
+wavelet transform is a convolution for each band. It has the same scan kernel. The training step is
+that of the 32-pixel preset, with the compiled scan and with the plain PyTorch loop.
+
+    python benchmarks/dimsum.py [--pairs 15] [--steps 5] [--out benchmarks/results/dimsum.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_restore.networks.dimsum import preset
+from lit_restore.networks.dimsum.block import Block
+from lit_restore.ops import selective_scan
+from lit_restore.ops.scan_orders import inverse_order
+from lit_restore.ops.selective_scan import set_backend
+
+HAAR = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
+
+
+class PlainMixer(nn.Module):
+    """One Mamba mixer on tokens in scan order."""
+
+    def __init__(self, block: Block, branch: int) -> None:
+        super().__init__()
+        both = block.mixers
+
+        def mine(stacked: Tensor) -> Tensor:
+            return stacked.detach().chunk(2)[branch].clone()
+
+        self.rank, self.state = both.rank, both.state
+        for name in ("in_proj", "x_proj", "dt_proj", "out_proj"):
+            self.register_buffer(name, mine(getattr(both, name).weight))
+        for name in ("conv_weight", "conv_bias", "dt_bias", "A_log", "D"):
+            self.register_buffer(name, mine(getattr(both, name)))
+
+    def forward(self, v: Tensor) -> Tensor:
+        """(B, N, d) → the same shape."""
+        count, taps = v.shape[1], self.conv_weight.shape[1]
+        x, z = F.linear(v, self.in_proj).transpose(1, 2).chunk(2, dim=1)
+        weight = self.conv_weight[:, None]
+        x = F.conv1d(x, weight, self.conv_bias, padding=taps - 1, groups=x.shape[1])
+        x = F.silu(x[..., :count]).transpose(1, 2).contiguous()
+        parts = F.linear(x, self.x_proj).split([self.rank, self.state, self.state], dim=-1)
+        dt, b, c = (part.contiguous() for part in parts)
+        y = selective_scan(
+            x, F.linear(dt, self.dt_proj), -self.A_log.exp(), b, c, self.D,
+            z.transpose(1, 2).contiguous(), self.dt_bias,
+        )  # fmt: skip
+        return F.linear(y, self.out_proj)
+
+
+class PlainBlock(nn.Module):
+    """The same block, one thing after the other.
+
+    Args:
+        block: whose weights and orders it takes.
+        modulation: (6 D, D) and (6 D), the block's rows of the network's modulation.
+    """
+
+    def __init__(self, block: Block, modulation: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.block = block
+        self.mixers = nn.ModuleList(PlainMixer(block, branch) for branch in range(2))
+        width = block.norm.weight.numel()
+        sizes = [3 * width // 2, 3 * width // 2, 3 * width]
+        self.weights = [w.clone() for w in modulation[0].split(sizes)]
+        self.biases = [b.clone() for b in modulation[1].split(sizes)]
+        self.heads = block.fusion.heads
+        self.qkv = [w.detach().clone() for w in block.fusion.qkv.weight.chunk(2)]
+        assert block.fusion.qkv.bias is not None
+        self.qkv_bias = [b.detach().clone() for b in block.fusion.qkv.bias.chunk(2)]
+
+    def forward(self, h: Tensor, r: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden and residual (B, N, D), embedding (B, D) → the same after the block."""
+        r = r + h
+        u = self.block.norm(r)
+        x1, x2 = u.chunk(2, dim=-1)
+        spatial = self._branch(x1, 0, c)
+        wavelet = self._inverse(self._branch(self._wavelet(x2), 1, c))
+        q1, k1, v1 = self._heads(spatial, 0)
+        q2, k2, v2 = self._heads(wavelet, 1)
+        a = F.scaled_dot_product_attention(q1, k2, v2).transpose(1, 2).flatten(2)
+        b = F.scaled_dot_product_attention(q2, k1, v1).transpose(1, 2).flatten(2)
+        h = u + self.block.fusion.proj(torch.cat([a, b], dim=-1))
+        shift, scale, gate = self._modulation(c, 2)
+        y = self.block.mlp(self.block.norm_2(h) * (1 + scale) + shift)
+        return h + gate * y, r
+
+    def _modulation(self, c: Tensor, part: int) -> tuple[Tensor, ...]:
+        return F.linear(F.silu(c), self.weights[part], self.biases[part])[:, None].chunk(3, dim=-1)
+
+    def _branch(self, x: Tensor, branch: int, c: Tensor) -> Tensor:
+        order = self.block.index[branch].long()
+        shift, scale, gate = self._modulation(c, branch)
+        v = x[:, order]
+        v = v + gate * self.mixers[branch](v * (1 + scale) + shift)
+        return v[:, inverse_order(order)]
+
+    def _heads(self, x: Tensor, branch: int) -> tuple[Tensor, ...]:
+        qkv = F.linear(x, self.qkv[branch], self.qkv_bias[branch])
+        shaped = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return shaped[0], shaped[1], shaped[2]
+
+    def _wavelet(self, x: Tensor) -> Tensor:
+        batch, count, channels = x.shape
+        side = round(count**0.5)
+        y = x.transpose(1, 2).reshape(batch, channels, side, side)
+        y = torch.cat([band(part) for part in band(y).chunk(4, dim=1)], dim=1) / 4
+        y = y.view(batch, channels, 4, 4, side // 4, side // 4)
+        return y.permute(0, 4, 2, 5, 3, 1).reshape(batch, count, channels)
+
+    def _inverse(self, x: Tensor) -> Tensor:
+        batch, count, channels = x.shape
+        side = round(count**0.5)
+        y = x.view(batch, side // 4, 4, side // 4, 4, channels).permute(0, 5, 2, 4, 1, 3)
+        y = y.reshape(batch, 16 * channels, side // 4, side // 4) * 4
+        y = unband(torch.cat([unband(part) for part in y.chunk(4, dim=1)], dim=1))
+        return y.flatten(2).transpose(1, 2)
+
+
+def filters(like: Tensor, channels: int) -> list[Tensor]:
+    """Haar's four filters, one for each channel."""
+    return [
+        (torch.tensor(values, dtype=like.dtype).view(1, 1, 2, 2) / 2).expand(channels, 1, 2, 2)
+        for values in HAAR
+    ]
+
+
+def band(x: Tensor) -> Tensor:
+    """One level of the transform: (B, C, H, W) → (B, 4 C, H/2, W/2)."""
+    kernels = filters(x, x.shape[1])
+    return torch.cat([F.conv2d(x, k, stride=2, groups=x.shape[1]) for k in kernels], dim=1)
+
+
+def unband(x: Tensor) -> Tensor:
+    """And back."""
+    parts = x.chunk(4, dim=1)
+    kernels = filters(x, parts[0].shape[1])
+    backs = [
+        F.conv_transpose2d(part, k, stride=2, groups=part.shape[1])
+        for part, k in zip(parts, kernels, strict=True)
+    ]
+    return torch.stack(backs).sum(0)
+
+
+def pairs(one: Callable[[], Any], other: Callable[[], Any], count: int) -> tuple[list[float], ...]:
+    """Seconds of each, alternating."""
+    for warm in (one, other):
+        warm()
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(count):
+        for run, list_ in zip((one, other), taken, strict=True):
+            began = time.perf_counter()
+            run()
+            list_.append(time.perf_counter() - began)
+    return taken
+
+
+def measure_block(batch: int, count: int) -> dict[str, Any]:
+    """Forward of the 32-pixel preset's blocks 0 … 3, whose orders differ."""
+    torch.manual_seed(0)
+    net = preset("pixels-32", depth=4).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    rows = [t.split(net.parts)[:4] for t in (net.modulation.weight, net.modulation.bias)]
+    plain = [PlainBlock(b, (w, s)) for b, w, s in zip(net.trunk, *rows, strict=True)]
+    h, r, c = (torch.randn(batch, 256, 384), torch.randn(batch, 256, 384), torch.randn(batch, 384))
+
+    stacked = torch.cat(rows[0]).detach(), torch.cat(rows[1]).detach()
+
+    @torch.no_grad()
+    def ours() -> Tensor:
+        mods = F.linear(F.silu(c), *stacked)
+        x, s = h, r
+        for block, part in zip(net.trunk, mods.split(net.parts[:4], dim=-1), strict=True):
+            x, s = block(x, s, part, c)
+        return x
+
+    @torch.no_grad()
+    def theirs() -> Tensor:
+        x, s = h, r
+        for block in plain:
+            x, s = block(x, s, c)
+        return x
+
+    error = float((ours() - theirs()).norm() / theirs().norm())
+    assert error < 1e-5, error
+    mine, peer = pairs(ours, theirs, count)
+    return {
+        "what": f"forward of 4 blocks, width 384, 256 tokens, batch {batch}, float32",
+        "relative_difference": error,
+        **summary(mine, peer, "block", "plain_block"),
+    }
+
+
+def measure_step(batch: int, count: int) -> dict[str, Any]:
+    """Forward, backward and AdamW of the 32-pixel preset, compiled scan against the plain loop."""
+    torch.manual_seed(0)
+    net = preset("pixels-32")
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    x, t = torch.randn(batch, 3, 32, 32), torch.rand(batch)
+    y = torch.arange(batch) % 10
+
+    def step(backend: str) -> None:
+        set_backend(backend)
+        net(x, t, y).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    mine, peer = pairs(lambda: step("cpu"), lambda: step("reference"), count)
+    set_backend("auto")
+    return {
+        "what": f"training step of pixels-32 (46 M parameters), batch {batch}, float32",
+        **summary(mine, peer, "compiled_scan", "plain_loop"),
+    }
+
+
+def summary(mine: list[float], peer: list[float], name: str, other: str) -> dict[str, Any]:
+    """Medians, and the quartiles of the paired ratios."""
+    ratios = [b / a for a, b in zip(mine, peer, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else 3 * ratios
+    return {
+        f"{name}_s": statistics.median(mine),
+        f"{other}_s": statistics.median(peer),
+        "speedup": statistics.median(ratios),
+        "speedup_of_minima": min(peer) / min(mine),
+        "quartiles": [low, high],
+        "pairs": len(ratios),
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--machine", default="", help="the machine in words")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    result = {
+        "machine": args.machine or f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "block": measure_block(args.batch, args.pairs),
+        "step": measure_step(args.batch, args.steps),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
