@@ -1,4 +1,4 @@
-"""`evaluate.py run | compare | protocols`: arguments, one-line errors, exit codes.
+"""`evaluate.py run | compare | sets | protocols`: arguments, one-line errors, exit codes.
 
 0 done; 2 the input is wrong; 3 done, but some pictures failed; 130 Ctrl-C.
 """
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lit_restore.cli import evaluate_sets
 from lit_restore.cli.entry import OneLineArguments, guarded
 from lit_restore.errors import ExitCode, UserError
 from lit_restore.evaluation import given
@@ -35,6 +36,8 @@ def _main(argv: list[str]) -> int:
         return _protocols(args.name)
     command = shlex.join(["python", _PROGRAM, *(word for word in argv if word != "--resume")])
     try:
+        if args.command == "sets":
+            return evaluate_sets.run(args, command)
         return _run(args, command) if args.command == "run" else _compare(args, command)
     except BrokenPipeError:
         raise  # `… | head` closed stdout; no file is to blame
@@ -58,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _run_arguments(run)
     compare = commands.add_parser("compare", help="measure pictures against their truths")
     _compare_arguments(compare)
+    evaluate_sets.register(commands)
     protocols = commands.add_parser("protocols", help="list the protocols, or explain one")
     protocols.add_argument("name", nargs="?", metavar="NAME")
     return parser

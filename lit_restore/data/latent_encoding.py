@@ -22,6 +22,7 @@ from torch import Tensor
 from lit_restore.data.encode import Packed
 from lit_restore.data.latents import LatentInfo
 from lit_restore.data.manifest import Shard
+from lit_restore.data.memory import memory_is_short
 from lit_restore.data.packing_folder import ShardDraft
 from lit_restore.data.reader import Source
 from lit_restore.errors import UserError
@@ -112,7 +113,9 @@ def encoded(batch: Sequence[_Square], model: Autoencoder, info: LatentInfo) -> l
         views = [torch.stack(model.moments(images), 1)]
         if info.mirrored:
             views.append(torch.stack(model.moments(images.flip(-1)), 1))
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not memory_is_short(error):
+            raise
         raise UserError(f"not enough memory on {model.device}; lower it", where="--batch") from None
     latents = torch.stack(views, 1) if info.mirrored else views[0]
     stored = latents.to(getattr(torch, info.dtype)).cpu()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -151,13 +152,17 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     Raises:
         ValueError: fewer than two features.
     """
-    root = _square_root(a.covariance)
-    product = root @ b.covariance @ root
+    covariances = a.covariance, b.covariance
+    # LAPACK may fail on what is not finite, or not notice it.
+    if not all(bool(part.isfinite().all()) for part in (a.mean, b.mean, *covariances)):
+        return math.nan
+    root = _square_root(covariances[0])
+    product = root @ covariances[1] @ root
     # Symmetric up to rounding; the smallest eigenvalues come out a little below zero.
     cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
     apart = (a.mean - b.mean).square().sum()
-    distance = apart + a.covariance.trace() + b.covariance.trace() - 2 * cross
-    return float(distance.clamp(min=0))  # `max(0.0, nan)` would be 0, the best there is
+    distance = apart + covariances[0].trace() + covariances[1].trace() - 2 * cross
+    return max(0.0, float(distance))
 
 
 def fd_infinity(real: Tensor, fake: Tensor, *, sizes: int = 15, seed: int = 0) -> float:

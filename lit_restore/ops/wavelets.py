@@ -114,9 +114,9 @@ class _Packet(nn.Module):
         raise NotImplementedError
 
     def keep(self, name: str, matrix: filter_banks.Matrix, dtype: torch.dtype) -> None:
-        """Register a matrix; from NumPy, so that it has values in a network built on "meta"."""
+        """Register a matrix where parameters are made; with values also in a network on "meta"."""
         device = torch.get_default_device()
-        if device.type == "meta":  # values cost nothing, and nothing would fill them in later
+        if device.type == "meta":
             device = torch.device("cpu")
         tensor = torch.as_tensor(matrix, dtype=dtype, device=device)
         self.register_buffer(name, tensor, persistent=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lit_restore.data.memory import memory_is_short
 from lit_restore.diffusion import (
     FlowPrior,
     Result,
@@ -84,7 +85,9 @@ def make_share(share: Share, *, task: Task, loaded: LoadedNetwork | None) -> Ite
                 result = _carried(prior, shape, few, settings, device)
                 with torch.no_grad():
                     pictures = decode(result.samples)
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not memory_is_short(error):
+                    raise
                 told = f"not enough memory on {device}; lower it"
                 raise UserError(told, where=f"--batch {task.batch}") from None
             yield _published(few, pictures, result, task)

@@ -77,6 +77,8 @@ def load_dimsum(
             that the tensors contradict, or a scan order that was never released.
     """
     if isinstance(source, Mapping):
+        if which is not None:
+            raise UserError(f"is one set of weights; leave {which} out", where="the state dict")
         return dimsum_from(source, where="the state dict", keep_unused=keep_unused, **options)
     stored = read_official(source, which=which)
     return dimsum_from(stored, where=str(source), keep_unused=keep_unused, **options)
@@ -101,7 +103,10 @@ def dimsum_from(
     source: Mapping[str, Tensor], *, where: str, keep_unused: bool = True, **options: JSONValue
 ) -> DiMSUM:
     """As `load_dimsum`, of a state dict from the file `where`."""
-    stored = {name: t for name, t in source.items() if not _DERIVED.match(name)}
+    # DistributedDataParallel puts "module." before every name.
+    prefix = "module." if all(name.startswith("module.") for name in source) else ""
+    plain = {name.removeprefix(prefix): tensor for name, tensor in source.items()}
+    stored = {name: tensor for name, tensor in plain.items() if not _DERIVED.match(name)}
     gather = next((name for name in stored if _GATHER.match(name)), None)
     if gather is not None:
         raise UserError(
@@ -184,8 +189,11 @@ def _depth(stored: Mapping[str, Tensor], where: str) -> int:
     return depth
 
 
-def _check_numbers(stored: Mapping[str, Tensor], where: str) -> None:
+def _check_numbers(stored: Mapping[str, object], where: str) -> None:
     for name, tensor in stored.items():
+        if not isinstance(tensor, Tensor):
+            reason = f"{shown(name)} is no tensor; give the state dict inside, such as 'ema'"
+            raise UserError(reason, where=where)
         if tensor.dtype not in _FLOATS:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(f"{shown(name)} holds {kind}, not weights", where=where)

@@ -76,7 +76,8 @@ def adapt_ffdnet(stored: dict[str, Tensor], where: str) -> tuple[FFDNet, dict[st
     found = {name: match for name in stored if (match := _LAYER.fullmatch(name))}
     depth = 1 + max((int(match[1]) for match in found.values()), default=0)
     first, last = stored.get("conv0.weight"), stored.get(f"conv{depth - 1}.weight")
-    if depth < 2 or first is None or last is None or first.ndim != 4 or len(last) % 4:
+    whole = {f"conv{k}.weight" for k in range(min(depth, len(stored) + 1))} <= set(stored)
+    if depth < 2 or first is None or last is None or first.ndim != 4 or len(last) % 4 or not whole:
         raise UserError(
             "holds no FFDNet: expected conv0.weight, conv0.bias, conv1.weight …", where=where
         )

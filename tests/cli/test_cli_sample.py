@@ -440,6 +440,20 @@ WRONG: dict[str, tuple[list[str], str]] = {
 }  # fmt: skip
 
 
+def test_memory_that_is_short_on_a_processor_is_told_too(
+    network: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def greedy(*_: object) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr(process, "_carried", greedy)
+    assert make(network, tmp_path / "out", "--n", "1", "--batch", "9") == 2
+    assert "error: --batch 9: not enough memory on cpu; lower it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_input_is_one_line_and_nothing_is_written(
     case: str, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -180,6 +180,13 @@ def test_weights_are_carried_to_a_larger_picture_by_bicubic_positions(name: str)
 
 
 @every_backbone
+def test_positions_of_an_oblong_grid_of_square_number_stay_as_they_are(name: str) -> None:
+    net = small(name, size=[8, 32])
+    assert net.state_dict()["pos_embed"].shape[1] == 8**2
+    assert torch.equal(net.adapted(net.state_dict())["pos_embed"], net.state_dict()["pos_embed"])
+
+
+@every_backbone
 def test_a_larger_patch_sees_in_an_enlarged_picture_what_the_smaller_saw(name: str) -> None:
     net, larger = small(name).double(), small(name, size=32, patch=4).double()
     larger.load_state_dict(larger.adapted(net.state_dict()), strict=True)

@@ -251,6 +251,8 @@ def test_the_step_of_the_scan_starts_log_uniform_between_a_thousandth_and_a_tent
         ({"size": 20}, "10x10"), ({"scan": "spiral"}, "spiral"), ({"wavelet": "haarr"}, "haarr"),
         ({"width": 40}, "width|channels"), ({"fusion_heads": 7}, "fusion_heads"),
         ({"attention_heads": 7}, "attention_heads"), ({"drop_path": 1.0}, "drop_path"),
+        ({"attention_every": -1}, "attention_every"), ({"fusion": "kv"}, "fusion"),
+        ({"conditioning": "token"}, "conditioning"),
         ({"classes": -1}, "classes"), ({"levels": 3, "size": 8}, "levels"),
     ],
 )  # fmt: skip
@@ -272,3 +274,18 @@ def test_activation_checkpoints_change_no_gradient() -> None:
     net(*given()).square().sum().backward()
     for name, p in net.named_parameters():
         assert torch.equal(p.grad, plain[name]), name  # type: ignore[arg-type]
+
+
+def test_a_network_wholly_in_bfloat16_computes_the_same_to_its_digits() -> None:
+    net = tiny(final_norm=True).requires_grad_(False)
+    x, t, y = given()
+    exact = net(x, t, y)
+    out = net.bfloat16()(x.bfloat16(), t, y)
+    assert out.dtype == torch.bfloat16
+    assert float((out - exact).norm() / exact.norm()) < 0.05
+
+
+def test_no_pictures_and_no_memory_give_their_shapes() -> None:
+    net = tiny(conditioning="prefix")
+    assert net(*(a[:0] for a in given())).shape == (0, 3, 16, 16)
+    assert net.to("meta")(*(a.to("meta") for a in given())).shape == (1, 3, 16, 16)

@@ -134,3 +134,18 @@ def test_wrong_inputs_are_refused_in_one_line():
     check_labels(torch.zeros(1), 3)
     with pytest.raises(UserError, match=r"^y: labels were given to a network of classes: 0"):
         check_labels(torch.zeros(1), 0)
+
+
+def test_drop_path_is_compiled_once_for_all_rates():
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(drop_path, backend=count)
+    for k in range(1, 6):
+        compiled(torch.ones(3, 2), 0.1 * k, True)
+    # One for the first number, one for any.
+    assert len(graphs) <= 2

@@ -222,6 +222,8 @@ def test_wrong_arguments_are_named() -> None:
     x, weight, bias = draw()
     with pytest.raises(UserError, match="weight is"):
         causal_conv(x, weight[:, None], bias)
+    with pytest.raises(UserError, match=r"weight is torch\.complex64"):
+        causal_conv(x, weight.detach().to(torch.complex64))
     with pytest.raises(UserError, match="bias is"):
         causal_conv(x, weight, bias[:2])
     with pytest.raises(UserError, match="x is"):

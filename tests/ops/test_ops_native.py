@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -175,3 +177,40 @@ def test_cache_is_beside_the_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIT_RESTORE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert native.cache_folder().parent == default_folder()
+
+
+def test_a_user_without_a_home_gets_no_folder_named_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LIT_RESTORE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: os.fspath(path))
+    from lit_restore.io.cache import default_folder
+
+    assert native.cache_folder().parent == default_folder()
+    assert "~" not in str(native.cache_folder())
+
+
+@needs_compiler
+def test_threads_that_build_at_once_both_get_the_best_library(
+    write: Callable[[str], Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, run, both = write("6"), native._run, threading.Barrier(2)
+
+    def run_together(command: list[str]) -> str:
+        said = run(command)
+        if "-o" in command:
+            both.wait(60)  # neither goes on before both have written
+        return said
+
+    monkeypatch.setattr(native, "_run", run_together)
+    with ThreadPoolExecutor(2) as pool:
+        libraries = list(pool.map(native.load, [source, source]))
+    assert [library.answer() for library in libraries] == [6, 6]
+    assert [name.split("-")[1] for name in os.listdir(cache)] == native.levels()[:1]
+
+
+@needs_compiler
+def test_a_compiler_named_with_open_quotes_is_passed_over(
+    write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", 'c++ "-O1')
+    assert native.load(write("8")).answer() == 8

@@ -213,6 +213,7 @@ def test_half_precision_is_rounded_once(backend: str) -> None:
         ({"C": torch.ones(2, 20, 3)}, "C is"),
         ({"z": torch.ones(2, 21, 4)}, "z is"),
         ({"u": torch.ones(21, 5)}, "u is"),
+        ({"u": torch.ones(2, 21, 5, dtype=torch.int64)}, "u is torch.int64"),
         ({"dt": torch.ones(2, 21, 5, dtype=torch.int64)}, "dt is torch.int64"),
         ({"dt_bias": torch.ones(1)}, "dt_bias is"),
     ],

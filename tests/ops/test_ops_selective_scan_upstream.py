@@ -77,3 +77,9 @@ def test_complex_and_ill_fitting_arguments_are_refused() -> None:
         selective_scan_fn(u, u, A, torch.rand(1, 3, 3, 5), B)
     with pytest.raises(UserError, match="u is"):
         selective_scan_fn(u[0], u, A, B, B)
+    with pytest.raises(UserError, match="delta is"):
+        selective_scan_fn(u, u.mT, A, B, B)
+    with pytest.raises(UserError, match="A is"):
+        selective_scan_fn(u, u, A[1:], B, B)
+    with pytest.raises(UserError, match="D is"):
+        selective_scan_fn(u, u, A, B, B, u[0, 1:, 0])

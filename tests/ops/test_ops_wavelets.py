@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import pywt
 import torch
+from torch._subclasses import FakeTensorMode
 
 from lit_restore.errors import UserError
 from lit_restore.ops.wavelets import LAYOUTS, WaveletPacket
@@ -164,6 +165,13 @@ def test_matrices_have_values_in_a_network_planned_without_memory():
         packets = [WaveletPacket(8, 8, 16, wavelet=w) for w in ("haar", "db2")]
     x = tokens(1, 64, 16)
     assert all((p.inverse(p(x)) - x).abs().max() < 1e-12 for p in packets)
+
+
+def test_matrices_are_made_on_the_default_device_as_parameters_are():
+    # Fake tensors know devices that are not there.
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
+        packets = [WaveletPacket(8, 8, 16, wavelet=w) for w in ("haar", "db2")]
+        assert {b.device.type for p in packets for b in p.buffers()} == {"cuda"}
 
 
 @every_layout

@@ -106,6 +106,11 @@ def test_other_precisions_keep_their_values(official: State, dtype: torch.dtype)
         assert torch.equal(again[name].to(dtype), tensor.to(dtype)), name
 
 
+def test_the_prefix_of_a_distributed_training_is_taken_off(official: State) -> None:
+    wrapped = {f"module.{name}": tensor for name, tensor in official.items()}
+    assert torch.equal(load_dimsum(wrapped, **HEADS)(*given()), network()(*given()))
+
+
 def test_the_haar_filters_need_not_be_there(official: State) -> None:
     bare = {k: t for k, t in official.items() if ".dwt." not in k and ".idwt." not in k}
     assert len(official) - len(bare) == 5 * 4
@@ -402,3 +407,10 @@ def test_each_mistake_is_one_line_and_leaves_nothing(
         assert printed.err.count("\n") == 1
         assert message in printed.err
     assert sorted(os.listdir(tmp_path)) == here
+
+
+def test_a_training_state_in_memory_is_refused_in_one_line(official: State) -> None:
+    with pytest.raises(UserError, match="state dict inside"):
+        load_dimsum({"ema": official, "epoch": 3})  # type: ignore[dict-item]
+    with pytest.raises(UserError, match="leave ema out"):
+        load_dimsum(official, which="ema")

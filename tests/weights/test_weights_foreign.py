@@ -57,7 +57,9 @@ def test_size_is_read_from_the_tensors():
     assert net.options == {"channels": 1, "width": 8, "depth": 5}
 
 
-@pytest.mark.parametrize("damage", ["empty", "no first", "no middle", "more", "shape", "nan"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "no first", "no middle", "far", "more", "shape", "nan"]
+)
 def test_other_tensors_are_refused_in_one_line(damage, monkeypatch):
     stored = official()
     if damage == "empty":
@@ -66,6 +68,8 @@ def test_other_tensors_are_refused_in_one_line(damage, monkeypatch):
         del stored["conv0.weight"]
     elif damage == "no middle":
         del stored["conv1.bias"]
+    elif damage == "far":  # a network of a billion layers, if it were believed
+        stored["conv1000000000.weight"] = torch.zeros(4, 8, 3, 3)
     elif damage == "more":
         stored["head.weight"] = torch.zeros(1)
     elif damage == "shape":
@@ -76,6 +80,7 @@ def test_other_tensors_are_refused_in_one_line(damage, monkeypatch):
     message = {
         "empty": "expected conv0.weight",
         "no first": "expected conv0.weight",
+        "far": "expected conv0.weight",
         "nan": r"body\.1\.bias holds 1 non-finite value$",
     }.get(damage, "tensors match FFDNet")
     with pytest.raises(UserError, match=message) as error:

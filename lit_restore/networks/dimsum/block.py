@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_restore.networks.dimsum.layers import GROUPS, Fusion, GatedMLP, QKNorm, attend
+from lit_restore.networks.dimsum.layers import GROUPS, Fusion, GatedMLP, QKNorm, RMSNorm, attend
 from lit_restore.networks.dimsum.mixer import Mixers
 from lit_restore.networks.embeddings import drop_path, modulate
 from lit_restore.ops.wavelets import WaveletPacket
@@ -47,11 +47,11 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.drop = drop
-        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.norm = RMSNorm(width, eps=1e-5)
         self.mixers = mixers
         self.packet = packet
         self.fusion = fusion
-        self.norm_2 = nn.RMSNorm(width, eps=1e-5)
+        self.norm_2 = RMSNorm(width, eps=1e-5)
         self.mlp = GatedMLP(width, hidden)
         self.register_buffer("index", index, persistent=False)
 
@@ -73,17 +73,17 @@ class Block(nn.Module):
         r = residual(h) if r is None else r + drop_path(h, self.drop, self.training)
         width = h.shape[-1]
         of_branches, of_mlp = torch.split(modulation, 3 * width, dim=-1)
-        u = rms_norm(self.norm, r).to(h.dtype)
+        u = self.norm(r).to(h.dtype)
         h = u + self.fusion(*self._branches(u, of_branches, c))
         shift, scale, gate = of_mlp.chunk(3, dim=-1)
-        y = self.mlp(modulate(rms_norm(self.norm_2, h).to(h.dtype), shift, scale))
+        y = self.mlp(modulate(self.norm_2(h).to(h.dtype), shift, scale))
         return torch.addcmul(h, gate.unsqueeze(1), y), r
 
     def _branches(self, u: Tensor, modulation: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, N, D) → the spatial branch's and the wavelet branch's output, (B, N, D/2) each."""
         x1, x2 = u.chunk(GROUPS, dim=-1)
         v = torch.stack([x1, self.packet(x2)]).permute(1, 2, 0, 3)
-        parts = modulation.unsqueeze(1).unflatten(-1, (GROUPS, 3, -1))
+        parts = modulation.view(len(u), 1, GROUPS, 3, v.shape[-1])
         shift, scale, gate = parts.unbind(3)
         y = self.mixers(torch.addcmul(shift, v, 1 + scale), self.index, c)
         v = torch.addcmul(v, gate, y)
@@ -121,11 +121,6 @@ class SharedAttention(nn.Module):
 def plain_norm(h: Tensor) -> Tensor:
     """Layer norm without parameters, of the type of `h`."""
     return F.layer_norm(h, h.shape[-1:], eps=1e-6).to(h.dtype)
-
-
-def rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
-    """What `norm` computes, its gain in the type of `x`: another keeps it from the fused kernel."""
-    return F.rms_norm(x, x.shape[-1:], norm.weight.to(x.dtype), norm.eps)
 
 
 def residual(h: Tensor) -> Tensor:

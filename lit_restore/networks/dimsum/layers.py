@@ -18,6 +18,14 @@ GROUPS = 2
 """The spatial and the wavelet branch of a block, which are computed together."""
 
 
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's, with the gain in the type of the input: another keeps it from the fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → the same shape and type."""
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+
+
 class GroupedLinear(nn.Module):
     """`groups` linear layers of one shape as one batched product.
 
@@ -47,7 +55,7 @@ class GroupedLinear(nn.Module):
             y = torch.bmm(rows, weight)
         else:
             y = torch.baddbmm(self.bias.view(groups, 1, -1), rows, weight)
-        return y.unflatten(1, (batch, count)).permute(1, 2, 0, 3)
+        return y.view(groups, batch, count, y.shape[-1]).permute(1, 2, 0, 3)
 
 
 class GatedMLP(nn.Module):

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from lit_restore.errors import UserError
 from lit_restore.networks.base import Network, require_counts
-from lit_restore.networks.dimsum.block import Block, SharedAttention, plain_norm, rms_norm
-from lit_restore.networks.dimsum.layers import Fusion
+from lit_restore.networks.dimsum.block import Block, SharedAttention, plain_norm
+from lit_restore.networks.dimsum.layers import Fusion, RMSNorm
 from lit_restore.networks.dimsum.mixer import Conditioning, Mixers
 from lit_restore.networks.embeddings import (
     LabelEmbedder,
@@ -153,7 +153,7 @@ class DiMSUM(Network):
             self.shared = SharedAttention(
                 width, heads=attention_heads, hidden=hidden, qk_norm=qk_norm
             )
-        self.norm_f = nn.RMSNorm(width, eps=1e-5) if final_norm else None
+        self.norm_f = RMSNorm(width, eps=1e-5) if final_norm else None
         self.head = nn.Linear(width, patch**2 * channels)
         self.parts = [6 * width] * depth + [6 * width] * (self.shared is not None) + [2 * width]
         self.modulation = nn.Linear(width, sum(self.parts))
@@ -219,7 +219,7 @@ class DiMSUM(Network):
             if self.shared is not None and number % self.attention_every == 0:
                 h = self.shared(h, mods[-1])
         if self.norm_f is not None:
-            h = rms_norm(self.norm_f, r + h).to(h.dtype)
+            h = self.norm_f(r + h).to(h.dtype)
         shift, scale = of_head.chunk(2, dim=-1)
         out = self.head(modulate(plain_norm(h), shift, scale))
         return unpatchify(out, self.grid, self.patch, self.channels)

@@ -58,7 +58,7 @@ template <class T, int N> struct Block {
     skip = s.D ? load(static_cast<const T *>(s.D) + at, count) : V{};
     bias = s.bias ? load(static_cast<const T *>(s.bias) + at, count) : V{};
     const T *A = static_cast<const T *>(s.A) + at * states();
-    for (int n = 0; n < states(); ++n) {
+    for (int n = 0; decay && n < states(); ++n) {
       decay[n] = V{};
       for (int k = 0; k < count; ++k) decay[n][k] = A[k * states() + n] * kLog<T>;
     }
@@ -74,26 +74,35 @@ template <class T, int N> struct Block {
     return static_cast<T *>(kept) +
            (((b * chunks + k) * s.groups + g) * states() + n) * s.channels + first;
   }
+  void fetch(const Out &o, int64_t at, int64_t channel) const {
+    __builtin_prefetch(row<T>(s.u, b, at, g) + channel);
+    __builtin_prefetch(row<T>(s.dt, b, at, g) + channel);
+    if (s.z.data) __builtin_prefetch(row<T>(s.z, b, at, g) + channel);
+    __builtin_prefetch(static_cast<T *>(o.y) + out(at) - first + channel, 1);
+  }
   V raw(int64_t at) const { return take(s.dt, at) + bias; }
   V delta(V raw) const { return s.softplus ? softplus<T>(raw) : raw; }
 };
 
+// Steps start … stop-1 of one vector of channels, whose states lie in `kept` between chunks. What
+// is read after them is fetched meanwhile: along an index no processor foresees it.
 template <class T, int N>
-void forward_block(const Scan &s, const Out &o, int64_t b, int64_t g, int64_t first, Vec<T> *room) {
+void forward_block(const Block<T, N> &x, const Out &o, Vec<T> *kept, const Vec<T> *decay,
+                   int64_t start, int64_t stop, int64_t steps_on, int64_t then) {
   typedef Vec<T> V;
-  V here[N ? N : 1];
-  V *const decay = room;
-  V *const h = N ? here : room + s.states;
-  const Block<T, N> x(s, b, g, first, decay);
+  const Scan &s = x.s;
+  V here[N ? N : 1];  // in registers, where there are enough
+  V *const h = N ? here : kept;
   const int states = x.states();
-  const int64_t chunks = (s.length + s.chunk - 1) / s.chunk;
-  for (int n = 0; n < states; ++n) h[n] = V{};
-  for (int64_t t = 0; t < s.length; ++t) {
-    if (o.kept && t % s.chunk == 0)
-      for (int n = 0; n < states; ++n) store<T>(x.state(o.kept, chunks, t / s.chunk, n), h[n], x.count);
+  if (N) for (int n = 0; n < N; ++n) here[n] = kept[n];
+  if (o.kept)
+    for (int n = 0; n < states; ++n)
+      store<T>(x.state(o.kept, (s.length + s.chunk - 1) / s.chunk, start / s.chunk, n), h[n], x.count);
+  for (int64_t t = start; t < stop; ++t) {
     const int64_t at = x.where(t);
-    const T *B = row<T>(s.B, b, at, g), *C = row<T>(s.C, b, at, g);
+    const T *B = row<T>(s.B, x.b, at, x.g), *C = row<T>(s.C, x.b, at, x.g);
     const V u = x.take(s.u, at), d = x.delta(x.raw(at)), du = d * u;
+    if (t + steps_on < s.length) x.fetch(o, x.where(t + steps_on), then);
     V sum[4] = {x.skip * u, V{}, V{}, V{}};
     each<N>(states, [&](int n) {
       h[n] = power(d * decay[n]) * h[n] + du * B[n];
@@ -106,9 +115,35 @@ void forward_block(const Scan &s, const Out &o, int64_t b, int64_t g, int64_t fi
     }
     store<T>(static_cast<T *>(o.y) + x.out(at), y, x.count);
   }
-  T *last = static_cast<T *>(o.last) + ((b * s.groups + g) * s.channels + first) * states;
-  for (int n = 0; n < states; ++n)
-    for (int k = 0; k < x.count; ++k) last[k * states + n] = h[n][k];
+  if (N) for (int n = 0; n < N; ++n) kept[n] = here[n];
+}
+
+// All vectors of a slab go through a chunk before the next: the rows of its tokens, which lie far
+// apart, are then read once.
+template <class T, int N>
+void forward_slab(const Scan &s, const Out &o, int64_t b, int64_t g, int64_t begin, int64_t end,
+                  Vec<T> *room) {
+  typedef Vec<T> V;
+  const int64_t states = s.states, blocks = (end - begin + kLanes<T> - 1) / kLanes<T>;
+  V *const h = room, *const decay = room + blocks * states;
+  for (int64_t k = 0; k < blocks * states; ++k) h[k] = V{};
+  for (int64_t k = 0; k < blocks; ++k) Block<T, N>(s, b, g, begin + k * kLanes<T>, decay + k * states);
+  for (int64_t start = 0; start < s.length; start += s.chunk) {
+    const int64_t stop = start + s.chunk < s.length ? start + s.chunk : s.length;
+    for (int64_t k = 0; k < blocks; ++k) {
+      const bool last = k + 1 == blocks;
+      const int64_t first = begin + k * kLanes<T>, then = last ? begin : first + kLanes<T>;
+      const Block<T, N> x(s, b, g, first, nullptr);
+      forward_block<T, N>(x, o, h + k * states, decay + k * states, start, stop, last ? s.chunk : 0, then);
+    }
+  }
+  for (int64_t k = 0; k < blocks; ++k) {
+    const int64_t first = begin + k * kLanes<T>;
+    const int count = end - first < kLanes<T> ? int(end - first) : kLanes<T>;
+    T *last = static_cast<T *>(o.last) + ((b * s.groups + g) * s.channels + first) * states;
+    for (int64_t n = 0; n < states; ++n)
+      for (int lane = 0; lane < count; ++lane) last[lane * states + n] = h[k * states + n][lane];
+  }
 }
 
 // What the backward keeps of a chunk and of the channels of a slab.
@@ -226,11 +261,16 @@ void backward_slab(const Scan &s, const Back &o, int64_t b, int64_t g, int64_t s
 }
 
 template <class T, int N> void forward(const Scan &s, const Out &o) {
-  const int64_t blocks = (s.channels + kLanes<T> - 1) / kLanes<T>;
-  const Scratch<T> room(s.workers, 2 * s.states);
-  share(s.batch * s.groups * blocks, s.workers, [&](int64_t task, int worker) {
-    const int64_t of = task / blocks;
-    forward_block<T, N>(s, o, of / s.groups, of % s.groups, task % blocks * kLanes<T>, room.of(worker));
+  const int64_t blocks = (s.channels + kLanes<T> - 1) / kLanes<T>, scans = s.batch * s.groups;
+  int64_t parts = 1;  // of the channels: as few as keep the workers busy
+  while (parts < blocks && (scans * parts < 2 * s.workers || blocks / parts > 32)) parts *= 2;
+  const int64_t share_of = (blocks + parts - 1) / parts, slab = share_of * kLanes<T>;
+  const int64_t slabs = (s.channels + slab - 1) / slab;
+  const Scratch<T> room(s.workers, 2 * share_of * s.states);
+  share(scans * slabs, s.workers, [&](int64_t task, int worker) {
+    const int64_t of = task / slabs, begin = task % slabs * slab;
+    const int64_t end = begin + slab < s.channels ? begin + slab : s.channels;
+    forward_slab<T, N>(s, o, of / s.groups, of % s.groups, begin, end, room.of(worker));
   });
 }
 
