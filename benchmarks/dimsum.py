@@ -2,9 +2,10 @@
 
 The straightforward block computes the same from the same weights, as one would write it down from
 the paper: tokens are gathered into each branch's order and scattered back, the branches run one
-after the other, each with projections, convolution, modulation and attention of its own, the
-wavelet transform is a convolution for each band. It has the same scan kernel. The training step is
-that of the 32-pixel preset, with the compiled scan and with the plain PyTorch loop.
+after the other, each with projections, convolution, modulation and attention of its own, the mixer
+is channel-major as Mamba's, the wavelet transform is a convolution for each band. It has the same
+scan kernel. The training step is that of the 32-pixel preset, with the compiled scan and with the
+plain PyTorch loop.
 
     python benchmarks/dimsum.py [--pairs 15] [--steps 5] [--out benchmarks/results/dimsum.json]
 """
@@ -24,17 +25,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_restore.networks.dimsum import preset
+from lit_restore.networks.dimsum import DiMSUM, preset
 from lit_restore.networks.dimsum.block import Block
-from lit_restore.ops import selective_scan
 from lit_restore.ops.scan_orders import inverse_order
 from lit_restore.ops.selective_scan import set_backend
+from lit_restore.ops.selective_scan.upstream import selective_scan_fn
 
 HAAR = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
 
 
+SHAPES = ((64, 2, 32, 8), (128, 4, 32, 8), (160, 5, 16, 64), (256, 4, 32, 8), (384, 3, 32, 8),
+          (1024, 8, 32, 1))  # fmt: skip
+"""Width, fusion heads, side of the input and batch of the blocks measured."""
+
+
 class PlainMixer(nn.Module):
-    """One Mamba mixer on tokens in scan order."""
+    """One Mamba mixer on tokens in scan order, channel-major inside, as Mamba's own module is.
+
+    Its arguments change layout for each product and back, and B and C are copied for the scan.
+    """
 
     def __init__(self, block: Block, branch: int) -> None:
         super().__init__()
@@ -51,18 +60,22 @@ class PlainMixer(nn.Module):
 
     def forward(self, v: Tensor) -> Tensor:
         """(B, N, d) → the same shape."""
-        count, taps = v.shape[1], self.conv_weight.shape[1]
-        x, z = F.linear(v, self.in_proj).transpose(1, 2).chunk(2, dim=1)
-        weight = self.conv_weight[:, None]
-        x = F.conv1d(x, weight, self.conv_bias, padding=taps - 1, groups=x.shape[1])
-        x = F.silu(x[..., :count]).transpose(1, 2).contiguous()
-        parts = F.linear(x, self.x_proj).split([self.rank, self.state, self.state], dim=-1)
-        dt, b, c = (part.contiguous() for part in parts)
-        y = selective_scan(
-            x, F.linear(dt, self.dt_proj), -self.A_log.exp(), b, c, self.D,
-            z.transpose(1, 2).contiguous(), self.dt_bias,
-        )  # fmt: skip
-        return F.linear(y, self.out_proj)
+        batch, count, _ = v.shape
+        xz = (self.in_proj @ v.flatten(0, 1).t()).unflatten(1, (batch, count)).transpose(0, 1)
+        x, z = xz.chunk(2, dim=1)
+        taps, channels = self.conv_weight.shape[1], x.shape[1]
+        x = F.conv1d(
+            x, self.conv_weight[:, None], self.conv_bias, padding=taps - 1, groups=channels
+        )
+        x = F.silu(x[..., :count])
+        rows = x.transpose(1, 2).flatten(0, 1)
+        dt, b, c = F.linear(rows, self.x_proj).split([self.rank, self.state, self.state], dim=-1)
+        dt = (self.dt_proj @ dt.t()).unflatten(1, (batch, count)).transpose(0, 1)
+        b, c = (t.unflatten(0, (batch, count)).transpose(1, 2).contiguous() for t in (b, c))
+        y = selective_scan_fn(
+            x, dt, -self.A_log.exp(), b, c, self.D, z, self.dt_bias, delta_softplus=True
+        )
+        return F.linear(y.transpose(1, 2), self.out_proj)
 
 
 class PlainBlock(nn.Module):
@@ -172,17 +185,21 @@ def pairs(one: Callable[[], Any], other: Callable[[], Any], count: int) -> tuple
     return taken
 
 
-def measure_block(batch: int, count: int) -> dict[str, Any]:
-    """Forward of the 32-pixel preset's blocks 0 … 3, whose orders differ."""
+def measure_block(width: int, heads: int, size: int, batch: int, count: int) -> dict[str, Any]:
+    """Forward of blocks 0 … 3, whose orders differ."""
     torch.manual_seed(0)
-    net = preset("pixels-32", depth=4).eval()
+    net = DiMSUM(
+        channels=3, size=size, patch=2, width=width, depth=4, classes=0, attention_every=0,
+        fusion_heads=heads,
+    ).eval()  # fmt: skip
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.02 * torch.randn_like(p))
     rows = [t.split(net.parts)[:4] for t in (net.modulation.weight, net.modulation.bias)]
     plain = [PlainBlock(b, (w, s)) for b, w, s in zip(net.trunk, *rows, strict=True)]
-    h, r, c = (torch.randn(batch, 256, 384), torch.randn(batch, 256, 384), torch.randn(batch, 384))
-
+    tokens = (size // 2) ** 2
+    h, r = (torch.randn(batch, tokens, width) for _ in range(2))
+    c = torch.randn(batch, width)
     stacked = torch.cat(rows[0]).detach(), torch.cat(rows[1]).detach()
 
     @torch.no_grad()
@@ -204,7 +221,7 @@ def measure_block(batch: int, count: int) -> dict[str, Any]:
     assert error < 1e-5, error
     mine, peer = pairs(ours, theirs, count)
     return {
-        "what": f"forward of 4 blocks, width 384, 256 tokens, batch {batch}, float32",
+        "what": f"forward of 4 blocks, width {width}, {tokens} tokens, batch {batch}, float32",
         "relative_difference": error,
         **summary(mine, peer, "block", "plain_block"),
     }
@@ -227,7 +244,7 @@ def measure_step(batch: int, count: int) -> dict[str, Any]:
     mine, peer = pairs(lambda: step("cpu"), lambda: step("reference"), count)
     set_backend("auto")
     return {
-        "what": f"training step of pixels-32 (46 M parameters), batch {batch}, float32",
+        "what": f"training step of pixels-32 (21 M parameters), batch {batch}, float32",
         **summary(mine, peer, "compiled_scan", "plain_loop"),
     }
 
@@ -258,7 +275,7 @@ def main() -> None:
     result = {
         "machine": args.machine or f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
-        "block": measure_block(args.batch, args.pairs),
+        "blocks": [measure_block(*shape, args.pairs) for shape in SHAPES],
         "step": measure_step(args.batch, args.steps),
     }
     text = json.dumps(result, indent=1)

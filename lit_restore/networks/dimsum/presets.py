@@ -14,8 +14,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "XL/2": {"width": 1152, "depth": 24, "patch": 2},
     "tiny": {"width": 64, "depth": 4, "patch": 2, "size": 16, "attention_heads": 4,
              "fusion_heads": 2, "classes": 10},
-    "pixels-32": {"channels": 3, "size": 32, "patch": 2, "width": 384, "depth": 12,
-                  "attention_heads": 6, "fusion_heads": 3, "classes": 10},
+    "pixels-32": {"channels": 3, "size": 32, "patch": 2, "width": 256, "depth": 12,
+                  "attention_heads": 4, "fusion_heads": 4, "classes": 10},
     "pixels-64": {"channels": 3, "size": 64, "patch": 4, "width": 384, "depth": 12,
                   "attention_heads": 6, "fusion_heads": 3, "classes": 0},
 }  # fmt: skip
