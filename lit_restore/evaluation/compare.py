@@ -129,7 +129,9 @@ def _side(data: str, option: str, strip_suffix: str | None) -> dict[str, Item]:
         if key in side or not key:
             where = f"--strip-suffix {strip_suffix}"
             if not key:
-                raise UserError(f"leaves nothing of {shown(item.where)}; cut less", where=where)
+                raise UserError(
+                    f"leaves nothing of {shown(item.where, tail=True)}; cut less", where=where
+                )
             raise UserError(
                 f"leaves {shown(side[key].where)} and {shown(item.where)} with one key "
                 f"{shown(key)!r}; cut less",

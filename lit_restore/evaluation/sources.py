@@ -225,11 +225,8 @@ def _check_keys(items: list[Item], where: str) -> None:
             raise UserError("its name is not UTF-8; rename it", where=shown(item.where))
         other = first.setdefault(item.key, item)
         if other is not item:
-            raise UserError(
-                f"{shown(other.where)} and {shown(item.where)} have the same key "
-                f"{shown(item.key)}; rename one",
-                where=where,
-            )
+            both = " and ".join(shown(one.where, tail=True) for one in (other, item))
+            raise UserError(f"{both} have the same key {shown(item.key)}; rename one", where=where)
 
 
 def _chosen(items: list[Item], keys: Iterable[str], where: str) -> list[Item]:

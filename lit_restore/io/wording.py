@@ -18,7 +18,14 @@ def human_size(count: int) -> str:
     return f"{scaled:.{1 if scaled < 9.95 else 0}f} {_UNITS[unit]}"
 
 
-def shown(name: str) -> str:
-    """`name` safe to print on one line of a terminal: control characters escaped, cut at 80."""
-    short = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+def shown(name: str, *, tail: bool = False) -> str:
+    """`name` safe to print on one line of a terminal: control characters escaped, cut at 80.
+
+    Args:
+        name: what somebody chose.
+        tail: cut at the front, as a path whose end matters.
+    """
+    short = name
+    if len(name) > _LONGEST:
+        short = "…" + name[1 - _LONGEST :] if tail else name[: _LONGEST - 1] + "…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
