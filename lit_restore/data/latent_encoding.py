@@ -16,7 +16,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lit_restore.data.encode import Packed
@@ -24,6 +23,7 @@ from lit_restore.data.latents import LatentInfo
 from lit_restore.data.manifest import Shard
 from lit_restore.data.memory import memory_is_short
 from lit_restore.data.packing_folder import ShardDraft
+from lit_restore.data.pixels import adm_square
 from lit_restore.data.reader import Source
 from lit_restore.errors import UserError
 from lit_restore.io import arrays
@@ -129,31 +129,6 @@ def _packed(square: _Square, row: Tensor) -> Packed:
         raise UserError(f"its latent holds what is not finite; {mend}", where=square.where)
     label = {} if square.label is None else {"cls": str(square.label).encode()}
     return Packed(square.key, {**label, "npy": arrays.npy_bytes(row.numpy())})
-
-
-def adm_square(pixels: Pixels, size: int) -> Pixels:
-    """The middle square of a picture, scaled to `size`, as ADM prepares ImageNet.
-
-    Halved with a box filter while the shorter side is at least twice `size`, then bicubic so that
-    it is `size`, then cropped; a smaller picture is enlarged. Source: Dhariwal and Nichol
-    (arXiv 2105.05233), `center_crop_arr` in openai/guided-diffusion, which DiT, SiT and DiMSUM
-    share; Pillow's filters, on uint8.
-
-    Args:
-        pixels: (H, W, 3).
-        size: side of the result.
-
-    Returns:
-        (size, size, 3).
-    """
-    image = Image.fromarray(pixels)
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    sides = (round(image.width * scale), round(image.height * scale))
-    image = image.resize(sides, Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)), np.uint8)
 
 
 class _SquareReader:

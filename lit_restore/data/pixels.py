@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from lit_restore.errors import UserError
 from lit_restore.io import arrays
@@ -32,7 +33,7 @@ def channel_axis(shape: Sequence[int], *, where: str) -> int | None:
     elif len(shape) == 3 and (shape[0] in _CHANNELS) != (shape[2] in _CHANNELS):
         axis = 0 if shape[0] in _CHANNELS else 2
     elif len(shape) == 3 and shape[0] in _CHANNELS:
-        raise UserError(f"rows of {told} could be HxWxC or CxHxW", where=where)
+        raise UserError(f"rows of {told} could be HxWxC or CxHxW; give --shape", where=where)
     elif len(shape) == 1:
         mend = "give --shape 28x28, or --shape 3x32x32 where all of the red comes first"
         raise UserError(f"rows of {told} numbers are flat; {mend}", where=where)
@@ -66,6 +67,31 @@ def row_pixels(data: bytes, *, name: str) -> Pixels:
     return np.ascontiguousarray(pixels, np.uint8)
 
 
+def adm_square(pixels: Pixels, size: int) -> Pixels:
+    """The middle square of a picture, scaled to `size`, as ADM prepares ImageNet.
+
+    Halved with a box filter while the shorter side is at least twice `size`, then bicubic so that
+    it is `size`, then cropped; a smaller picture is enlarged. Source: Dhariwal and Nichol
+    (arXiv 2105.05233), `center_crop_arr` in openai/guided-diffusion, which DiT, SiT and DiMSUM
+    share; Pillow's filters, on uint8.
+
+    Args:
+        pixels: (H, W, 3).
+        size: side of the result.
+
+    Returns:
+        (size, size, 3).
+    """
+    image = Image.fromarray(pixels)
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    sides = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(sides, Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)), np.uint8)
+
+
 def square_pixels(pixels: Pixels, side: int) -> Pixels:
     """The picture's middle square, scaled to `side` as `adm_square` does it.
 
@@ -83,9 +109,6 @@ def square_pixels(pixels: Pixels, side: int) -> Pixels:
     if side * side * long > PIXEL_LIMIT * short:
         told = f"is {pixels.shape[1]}x{pixels.shape[0]}, too narrow to be scaled to {side}"
         raise UserError(told)
-    # Here, because it comes with the autoencoder, which packing does without.
-    from lit_restore.data.latent_encoding import adm_square
-
     if pixels.shape[2] == 3:
         return adm_square(pixels, side)
     # Channels are filtered by themselves, so that one of three equal ones is the grey picture's.

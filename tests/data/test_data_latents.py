@@ -18,12 +18,12 @@ from support_packing import contents
 
 from lit_restore.data.batch import Refusal
 from lit_restore.data.inspection import verify
-from lit_restore.data.latent_encoding import adm_square
 from lit_restore.data.latent_shards import LatentOptions, encode_shards
 from lit_restore.data.latents import draw_latent, read_latent_info
 from lit_restore.data.locate import open_source
 from lit_restore.data.manifest import Manifest, read_manifest
 from lit_restore.data.module import ShardDataModule
+from lit_restore.data.pixels import adm_square
 from lit_restore.data.reader import open_shards
 from lit_restore.errors import ExitCode, RankLost, SaveError, UserError
 from lit_restore.io import disk, failpoints

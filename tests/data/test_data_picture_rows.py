@@ -17,10 +17,10 @@ from lit_restore.data.array_rows import picture_files, picture_rows
 from lit_restore.data.decode import decode_image
 from lit_restore.data.encode import Encoding
 from lit_restore.data.inspection import summarise, verify
-from lit_restore.data.latent_encoding import adm_square
 from lit_restore.data.locate import open_source
 from lit_restore.data.manifest import read_manifest
 from lit_restore.data.packing import write_shards
+from lit_restore.data.pixels import adm_square
 from lit_restore.data.sources import folder_of_images, procedural_images
 
 GREY = np.random.default_rng(0).integers(0, 256, (10, 28, 26), dtype=np.uint8)
