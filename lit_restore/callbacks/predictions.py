@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_restore.evaluation.quantise import to_uint8
 from lit_restore.io import fs, images
+from lit_restore.io.quantise import to_uint8
 
 
 class Predictions(Callback):

@@ -20,8 +20,8 @@ from lit_restore.callbacks.records import Records
 from lit_restore.data.batch import Batch, Refusal, Sample, collate
 from lit_restore.data.samples import OrderedSamples
 from lit_restore.errors import UserError, require_at_least
-from lit_restore.evaluation.quantise import to_uint8
 from lit_restore.io import failpoints, fs, images
+from lit_restore.io.quantise import to_uint8
 from lit_restore.training.base import TrainingModule
 
 _log = logging.getLogger(__name__)

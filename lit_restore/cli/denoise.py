@@ -163,9 +163,9 @@ class _Job:
     def denoise(self, source: Path, target: Path, level: float | None) -> float:
         """Write one picture's estimate; the σ that was used, in image units."""
         from lit_restore.evaluation.estimate import estimate_sigma
-        from lit_restore.evaluation.quantise import from_pixels, to_uint8
         from lit_restore.evaluation.tiles import restore_tiled
         from lit_restore.io import images
+        from lit_restore.io.quantise import from_pixels, to_uint8
 
         picture = images.read_picture(source, background=self.background)
         if picture.profile is not None:

@@ -21,12 +21,12 @@ from lit_restore.evaluation.identity import (
 )
 from lit_restore.evaluation.methods import Method, check_names, split_name
 from lit_restore.evaluation.protocols import Protocol, find_protocol
-from lit_restore.evaluation.quantise import Pixels
 from lit_restore.evaluation.report import Outcome, Report
 from lit_restore.evaluation.rows import Row, RowWriter, read_rows
 from lit_restore.evaluation.scoring import for_the_eye, scores, truth_of
 from lit_restore.evaluation.sources import Item, listed, open_source
 from lit_restore.io.images import Picture
+from lit_restore.io.quantise import Pixels
 from lit_restore.io.wording import shown
 
 Side = Mapping[str, Item]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_restore.errors import UserError
-from lit_restore.evaluation.quantise import to_uint8
 from lit_restore.io import fs
+from lit_restore.io.quantise import to_uint8
 from lit_restore.io.torch_files import load_foreign_weights
 from lit_restore.networks.inception import FIDInceptionV3, tf1_bilinear
 from lit_restore.networks.squeezenet import SqueezeNet

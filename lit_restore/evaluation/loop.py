@@ -17,7 +17,6 @@ from lit_restore.errors import UserError
 from lit_restore.evaluation.methods import Method
 from lit_restore.evaluation.metrics import Values
 from lit_restore.evaluation.protocols import Protocol
-from lit_restore.evaluation.quantise import from_pixels
 from lit_restore.evaluation.rows import Row, RowId, RowWriter
 from lit_restore.evaluation.scoring import (
     add_noise,
@@ -28,6 +27,7 @@ from lit_restore.evaluation.scoring import (
     write_output,
 )
 from lit_restore.evaluation.sources import Item
+from lit_restore.io.quantise import from_pixels
 
 _WARM_UP, _WARM_UP_SIDE = 3, 128
 _LONGEST_REASON = 200

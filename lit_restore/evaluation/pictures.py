@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from lit_restore.evaluation.metrics import luma
-from lit_restore.evaluation.quantise import Pixels
+from lit_restore.io.quantise import Pixels
 from lit_restore.ops.resize import imresize_pixels
 
 CROP = 96

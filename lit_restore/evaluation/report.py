@@ -9,7 +9,6 @@ from pathlib import Path
 from lit_restore.evaluation.methods import Method
 from lit_restore.evaluation.pictures import Crop, Panel, interesting_crop, overview, side_by_side
 from lit_restore.evaluation.protocols import Protocol
-from lit_restore.evaluation.quantise import Pixels
 from lit_restore.evaluation.rows import CSV, Row, csv_text
 from lit_restore.evaluation.table import (
     Table,
@@ -19,6 +18,7 @@ from lit_restore.evaluation.table import (
     plain_text,
 )
 from lit_restore.io import fs, images
+from lit_restore.io.quantise import Pixels
 
 _OVERVIEW = 3
 

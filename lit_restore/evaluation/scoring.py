@@ -13,11 +13,11 @@ from torch import Tensor
 from lit_restore.errors import UserError
 from lit_restore.evaluation.metrics import Values, measure
 from lit_restore.evaluation.protocols import Protocol
-from lit_restore.evaluation.quantise import Pixels, to_uint8
 from lit_restore.evaluation.rows import Row
 from lit_restore.evaluation.sources import Item
 from lit_restore.evaluation.table import INFINITE
 from lit_restore.io import fs, images
+from lit_restore.io.quantise import Pixels, to_uint8
 from lit_restore.seeding import torch_generator
 
 

@@ -16,8 +16,8 @@ from lit_restore.data.reader import Source
 from lit_restore.errors import UserError
 from lit_restore.evaluation import sources
 from lit_restore.evaluation.methods import split_name
-from lit_restore.evaluation.quantise import Pixels, from_pixels, to_uint8
 from lit_restore.io import arrays, fs
+from lit_restore.io.quantise import Pixels, from_pixels, to_uint8
 from lit_restore.io.redact import redact
 from lit_restore.io.urls import is_pipe, is_remote
 from lit_restore.sampling.record import IMAGES, RECORD

@@ -15,9 +15,9 @@ from torch import Tensor
 from lit_restore.data.packing_progress import Progress
 from lit_restore.errors import UserError
 from lit_restore.evaluation.features import FeatureNetwork
-from lit_restore.evaluation.quantise import Pixels
 from lit_restore.evaluation.set_pictures import PictureSet
 from lit_restore.io import memory
+from lit_restore.io.quantise import Pixels
 
 _BATCH = 32
 _HELD = 1 << 24

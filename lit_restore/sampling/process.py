@@ -19,8 +19,8 @@ from lit_restore.diffusion import (
     standard_normal,
 )
 from lit_restore.errors import UserError
-from lit_restore.evaluation.quantise import to_uint8
 from lit_restore.io import images
+from lit_restore.io.quantise import to_uint8
 from lit_restore.sampling.record import Made
 from lit_restore.sampling.settings import Precision, Settings
 from lit_restore.weights.autoencoder import load_autoencoder

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_restore.data.batch import Batch
 from lit_restore.errors import UserError, require_at_least
 from lit_restore.evaluation.metrics import psnr
-from lit_restore.evaluation.quantise import to_uint8
+from lit_restore.io.quantise import to_uint8
 from lit_restore.networks import DENOISERS
 from lit_restore.networks.base import Network, apply_padded
 from lit_restore.seeding import torch_generator

@@ -15,9 +15,9 @@ from conftest import encoded, picture
 from support_evaluation import pixels_of, write_network, write_pictures
 
 from lit_restore.cli.main import main
-from lit_restore.evaluation.quantise import from_pixels, to_uint8
 from lit_restore.io import fs
 from lit_restore.io.disk import Disk
+from lit_restore.io.quantise import from_pixels, to_uint8
 from lit_restore.networks import apply_padded
 from lit_restore.weights import load_exported
 

@@ -18,8 +18,8 @@ from conftest import encoded, picture, write_tar
 from support_evaluation import pixels_of, run, write_network, write_pictures
 
 from lit_restore.evaluation.metrics import psnr, ssim
-from lit_restore.evaluation.quantise import from_pixels, to_uint8
 from lit_restore.evaluation.rows import TIMING
+from lit_restore.io.quantise import from_pixels, to_uint8
 from lit_restore.networks import UNet, apply_padded
 from lit_restore.seeding import torch_generator
 from lit_restore.weights import load_exported, save_exported

@@ -25,10 +25,10 @@ from lit_restore.diffusion import (
     sample_generators,
     standard_normal,
 )
-from lit_restore.evaluation.quantise import to_uint8
 from lit_restore.io import fs, images
 from lit_restore.io.arrays import locate_rows
 from lit_restore.io.disk import Disk
+from lit_restore.io.quantise import to_uint8
 from lit_restore.networks import DiT
 from lit_restore.sampling import process
 from lit_restore.weights import load_prior, save_exported

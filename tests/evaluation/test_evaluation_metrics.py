@@ -14,8 +14,8 @@ from scipy.ndimage import correlate1d
 from skimage.metrics import structural_similarity
 
 from lit_restore.evaluation.metrics import _window, in_colour, luma, measure, psnr, ssim
-from lit_restore.evaluation.quantise import from_pixels, to_uint8
 from lit_restore.io.images import read_picture
+from lit_restore.io.quantise import from_pixels, to_uint8
 from lit_restore.ops.resize import imresize_pixels
 
 DEV_VAL = Path(__file__).parents[2].parent / "shared" / "data" / "dev_val.tar"
