@@ -92,7 +92,8 @@ def load_denoiser(path: Path, *, profile: str | None) -> LoadedNetwork:
         raise with_mend(error, mend) from None
     task = loaded.info.get("task", "denoiser")
     if task != "denoiser":
-        raise UserError(f"was trained for {task}; a denoiser is needed", where=path)
+        use = "; lit-restore sample makes pictures with it" if task == "generation" else ""
+        raise UserError(f"was trained for {task}, a denoiser is needed{use}", where=path)
     return loaded
 
 

@@ -268,7 +268,7 @@ WRONG = {
     "two of one name": (["--ckpt", "{net}"], "two are called net; name them: NAME=PATH"),
     "taken name": (["--ckpt", "noisy={net}"], "the name noisy is taken"),
     "no such profile": (["--profile", "raw"], "holds profile ema, not raw"),
-    "another task": (["--ckpt", "{other}"], "was trained for dimsum; a denoiser is needed"),
+    "another task": (["--ckpt", "{other}"], "was trained for dimsum, a denoiser is needed"),
     "no such baseline": (["--baselines", "bm3d"], "there are noisy, tv-chambolle"),
     "keys not there": (["--keys", "{keys}"], "1 of 2 --keys are not there: zebra"),
     "no such prefix": (["--prefix", "x"], "nothing below --prefix x/; it has sub"),
