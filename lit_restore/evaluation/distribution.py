@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -23,26 +22,35 @@ SET_METRICS: tuple[SetMetric, ...] = get_args(SetMetric)
 """All that can be asked for; only fd, fd_infinity and kid are better when lower."""
 _LEAST: dict[SetMetric, int] = {"fd": 2, "fd_infinity": 8, "kid": 2}
 _LEAST_NEIGHBOURS = 6
+_ROOM = 1024
 
 
-@dataclass
 class FeatureSet:
-    """Features and the place of each image in its set."""
+    """Features (n, d) float32 and the place (n,) of each image in its set.
 
-    features: list[Tensor] = field(default_factory=list)
-    """Parts (n, d) float32."""
-    positions: list[Tensor] = field(default_factory=list)
-    """Parts (n,) int64; -1 where the caller gave none."""
+    They lie in one block that grows: many small tensors, kept among the pictures' that come and go,
+    would hold on to the memory of the pictures.
+    """
+
+    def __init__(self) -> None:
+        self._features, self._positions = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
+        self._count = 0
 
     def add(self, features: Tensor, positions: Tensor) -> None:
-        """One part more."""
-        self.features.append(features)
-        self.positions.append(positions)
+        """More of them; positions are -1 where the caller gave none."""
+        end = self._count + len(features)
+        if end > len(self._positions):
+            room = max(end, 2 * len(self._positions), _ROOM)
+            self._features = _grown(self._features[: self._count], room, features.shape[1:])
+            self._positions = _grown(self._positions[: self._count], room, ())
+        self._features[self._count : end] = features
+        self._positions[self._count : end] = positions
+        self._count = end
 
     def joined(self, dimension: int) -> tuple[Tensor, Tensor]:
-        """All parts as one: (N, dimension) and (N,)."""
-        features = [torch.empty(0, dimension), *self.features]
-        return torch.cat(features), torch.cat([torch.empty(0, dtype=torch.int64), *self.positions])
+        """All: (N, dimension) and (N,)."""
+        features = self._features[: self._count].reshape(self._count, dimension)
+        return features, self._positions[: self._count]
 
     def ordered(self, dimension: int) -> Tensor:
         """Features by position, each position once; in the order they came where there are none."""
@@ -51,6 +59,14 @@ class FeatureSet:
             return features
         kept = {position: row for row, position in enumerate(positions.tolist())}
         return features[[kept[position] for position in sorted(kept)]]
+
+
+def _grown(x: Tensor, room: int, shape: Sequence[int]) -> Tensor:
+    """`x` (n, …) at the beginning of a block of `room` rows."""
+    block = torch.empty(room, *shape, dtype=x.dtype)
+    if len(x):
+        block[: len(x)] = x
+    return block
 
 
 class DistributionScore:
@@ -112,7 +128,7 @@ class DistributionScore:
         sides = {"real": self._real, "fake": self._fake}
         joined = {name: side.joined(self.network.dimension) for name, side in sides.items()}
         return {
-            f"{name}_{part}": tensor
+            f"{name}_{part}": tensor.clone()  # of the block, which would be sent whole
             for name, pair in joined.items()
             for part, tensor in zip(("features", "positions"), pair, strict=True)
         }

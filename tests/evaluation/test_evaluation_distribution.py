@@ -316,3 +316,12 @@ def test_score_says_what_too_few_images_leave_blank() -> None:
     assert score.blanks["recall"] == "needs 6 images of each kind"
     with pytest.raises(UserError, match="fid: no such metric"):
         DistributionScore(PixelFeatures(), ("fid",))  # type: ignore[arg-type]
+
+
+def test_what_is_gathered_is_as_large_as_what_was_added() -> None:
+    score = DistributionScore(PixelFeatures())
+    for start in (0, 5):
+        score.update_real(torch.rand(5, 3, 16, 16), torch.arange(start, start + 5))
+    state = score.state()
+    assert state["real_positions"].tolist() == list(range(10))
+    assert all(t.untyped_storage().nbytes() == t.nbytes for t in state.values())
