@@ -5,6 +5,7 @@ Each message is one line that names the file or key and says how to mend it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from os import PathLike
 
@@ -98,3 +99,20 @@ class RankLost(LitRestoreError):
     """Another process of the run, or a data worker, died."""
 
     code = ExitCode.RANK_LOST
+
+
+def require_choice(value: str, choices: Iterable[str], *, where: str) -> str:
+    """`value`, if it is one of `choices`.
+
+    Args:
+        value: what the user gave.
+        choices: the names there are.
+        where: the option's name.
+
+    Raises:
+        UserError: it is none of them; the line lists them.
+    """
+    known = list(choices)
+    if value not in known:
+        raise UserError(f"{value!r} is not one of {', '.join(known)}", where=where)
+    return value

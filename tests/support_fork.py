@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -12,6 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+
+
+_LONG = 60
+"""Seconds after which a child says where it is: no test lets one run so long."""
 
 
 def fork(function: Callable[[], int], *, env: Mapping[str, str], output: Path | None) -> int:
@@ -34,6 +39,7 @@ def fork(function: Callable[[], int], *, env: Mapping[str, str], output: Path | 
             # pytest replaced the streams by its own, which do not write to 1 and 2.
             sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
             sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+            faulthandler.dump_traceback_later(_LONG, file=2)
         code = function()
     except SystemExit as leaving:
         code = int(leaving.code or 0)

@@ -89,7 +89,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prefix", default="", metavar="P", help="only what is below this folder in the data")
     add("--keys", type=given.path, metavar="FILE", help="only these pictures, one name a line")
     add("--seeds", type=_seeds, default=(0,), metavar="0,1,…", help="of the noise (default 0)")
-    add("--baselines", type=_names, metavar="A,B", help="instead of the protocol's own")
+    add("--baselines", type=given.names, metavar="A,B", help="instead of the protocol's own")
     add(
         "--profile",
         type=given.text,
@@ -144,10 +144,6 @@ def _seeds(text: str) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text} names one twice; leave one out")
     return seeds
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _run(args: argparse.Namespace, command: str) -> int:

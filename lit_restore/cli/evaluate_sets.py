@@ -39,7 +39,7 @@ def register(commands: Any) -> None:
     )
     add(
         "--metrics",
-        type=_names,
+        type=given.names,
         default=("fd", "kid", "precision", "recall"),
         metavar="A,B",
         help="fd,kid,precision,recall (default), fd_infinity, density, coverage",
@@ -84,7 +84,3 @@ def run(args: argparse.Namespace, command: str) -> int:
     for where, reason in outcome.failed.items():
         print(f"failed: {where}: {reason}", file=sys.stderr)
     return int(ExitCode.SOME_FAILED if outcome.failed else ExitCode.OK)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -7,15 +7,11 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_restore.cli.writing import write_network
-from lit_restore.errors import ExitCode, SaveError, UserError
+from lit_restore.cli.writing import write_network, write_safetensors
+from lit_restore.errors import ExitCode, UserError
 from lit_restore.io import fs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
     from lit_restore.weights import LoadedNetwork
 
 
@@ -52,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_dimsum(out: Path, loaded: LoadedNetwork) -> int:
+    from lit_restore.io.tensors import save_tensors
     from lit_restore.networks import DiMSUM
     from lit_restore.weights.dimsum import to_official, unseen_options
 
@@ -64,21 +61,8 @@ def _write_dimsum(out: Path, loaded: LoadedNetwork) -> int:
         raise UserError(str(error), where=loaded.source) from None
     # "format" is what readers of safetensors look for; the rest is for people.
     metadata = {"format": "pt", "dimsum": unseen_options(loaded.net)}
-    _write(out, state, metadata)
-    print(f"{out}: {len(state)} tensors by DiMSUM's names, {metadata['dimsum']}")
-    return int(ExitCode.OK)
-
-
-def _write(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    from lit_restore.io.tensors import save_tensors
-
-    if path.suffix != ".safetensors":
-        raise UserError("must end in .safetensors", where=f"--out {path}")
-    if not fs.is_dir(path.parent):
-        raise UserError(f"no folder {path.parent}; make it first", where=f"--out {path}")
     content = io.BytesIO()
     save_tensors(content, state, metadata)
-    try:
-        fs.write_atomic(path, content.getvalue())
-    except OSError as error:
-        raise SaveError(f"{path}: cannot write ({error.strerror or error})") from None
+    write_safetensors(out, lambda: fs.write_atomic(out, content.getvalue()))
+    print(f"{out}: {len(state)} tensors by DiMSUM's names, {metadata['dimsum']}")
+    return int(ExitCode.OK)

@@ -7,7 +7,7 @@ carries noise through it with one of `SOLVERS`.
 from lit_restore.diffusion.guidance import Guidance
 from lit_restore.diffusion.interpolants import INTERPOLANTS, Interpolant, interpolant_named
 from lit_restore.diffusion.losses import WEIGHTINGS, flow_loss
-from lit_restore.diffusion.noise import sample_generators, standard_normal
+from lit_restore.diffusion.noise import noise_like, sample_generators, standard_normal
 from lit_restore.diffusion.predictions import PREDICTIONS, Estimates, convert
 from lit_restore.diffusion.prior import Field, FlowPrior
 from lit_restore.diffusion.result import Result
@@ -24,7 +24,7 @@ from lit_restore.diffusion.times import (
 __all__ = [
     "INTERPOLANTS", "PREDICTIONS", "SOLVERS", "WEIGHTINGS", "Estimates", "Field", "FlowPrior",
     "Guidance", "Interpolant", "Result", "SamplerOptions", "TimeDistribution", "TimeGrid",
-    "convert", "draw_times", "flow_loss", "interpolant_named", "sample",
+    "convert", "draw_times", "flow_loss", "interpolant_named", "noise_like", "sample",
     "sample_generators", "solver_named", "standard_normal",
     "stratified_times", "training_interval",
 ]  # fmt: skip

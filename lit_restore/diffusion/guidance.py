@@ -14,8 +14,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lit_restore.diffusion.choices import require_choice
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_choice
 
 Schedule: TypeAlias = Literal["constant", "power_cosine_data", "power_cosine_noise"]
 POWER = 4.0

@@ -15,8 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_restore.diffusion.choices import require_choice
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_choice
 
 
 def expand(t: Tensor, like: Tensor) -> Tensor:

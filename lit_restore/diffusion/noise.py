@@ -37,3 +37,15 @@ def sample_generators(
 ) -> list[torch.Generator]:
     """One generator per sample on the CPU: stream "noise" for x_0, another for an SDE's steps."""
     return [torch_generator(seed, position, stream) for position in positions]
+
+
+def noise_like(x: Tensor, seed: int, names: Sequence[int | str]) -> Tensor:
+    """Standard normal noise like `x` (B, …), drawn on its device from each sample's stream "noise".
+
+    Args:
+        x: whose shape, type and device it takes.
+        seed: the run's seed.
+        names: the samples' positions in the run, or their keys.
+    """
+    generators = [torch_generator(seed, name, "noise", x.device) for name in names]
+    return standard_normal(x.shape[1:], generators, device=x.device, dtype=x.dtype)

@@ -13,11 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lit_restore.diffusion.choices import require_choice
 from lit_restore.diffusion.guidance import Guidance
 from lit_restore.diffusion.interpolants import Interpolant, expand
 from lit_restore.diffusion.predictions import PREDICTIONS, Estimates, Prediction, interval
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_choice
 
 
 class Field(Protocol):

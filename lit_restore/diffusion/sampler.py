@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lit_restore.diffusion.choices import require_choice
 from lit_restore.diffusion.interpolants import Interpolant
 from lit_restore.diffusion.predictions import NEAR_END
 from lit_restore.diffusion.prior import Field, FlowPrior
@@ -17,7 +16,7 @@ from lit_restore.diffusion.result import Result
 from lit_restore.diffusion.schedules import TimeGrid, steps_for
 from lit_restore.diffusion.solvers import Solver, solver_named
 from lit_restore.diffusion.solvers.sde import DIFFUSIONS, LAST_STEPS, Diffusion, LastStep
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_choice
 
 _DEFAULT_NFE = 50
 

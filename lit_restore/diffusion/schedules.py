@@ -8,10 +8,9 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lit_restore.diffusion.choices import require_choice
 from lit_restore.diffusion.solvers import Solver
 from lit_restore.diffusion.times import TimeDistribution
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_choice
 
 Spacing: TypeAlias = Literal["uniform", "shifted", "cosine", "logit_normal"]
 

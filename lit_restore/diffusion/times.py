@@ -9,10 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_restore.diffusion.choices import require_choice
 from lit_restore.diffusion.interpolants import Interpolant
 from lit_restore.diffusion.predictions import Prediction, interval
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_choice
 
 
 @dataclass(frozen=True, kw_only=True)

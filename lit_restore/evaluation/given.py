@@ -37,6 +37,11 @@ def text(word: str) -> str:
     return word
 
 
+def names(word: str) -> tuple[str, ...]:
+    """An argument that is a list, `a,b`."""
+    return tuple(part.strip() for part in word.split(",") if part.strip())
+
+
 def path(word: str) -> Path:
     """A path that is not empty, with ``~`` for the home (no shell expands ``--out=~/x``)."""
     given = Path(text(word))

@@ -15,27 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_restore.errors import UserError
-from lit_restore.networks.base import Network, require_counts
+from lit_restore.networks.backbone import Backbone
+from lit_restore.networks.base import require_counts
 from lit_restore.networks.embeddings import (
     HeadNorm,
     LabelEmbedder,
-    PatchEmbed,
-    TimestepEmbedder,
-    check_input,
-    check_labels,
     drop_path,
     modulate,
-    sincos_2d,
-    sizes,
     unpatchify,
     zero,
 )
-from lit_restore.networks.transfer import adapted
 
 _TIME_SCALE = 1000.0
 
 
-class DiT(Network):
+class DiT(Backbone):
     """Velocity of a flow at time t, of pictures or latents of one size; zero at the start.
 
     Args:
@@ -56,6 +50,8 @@ class DiT(Network):
             (nor 4), or `drop_path` is not in [0, 1).
     """
 
+    head_name = "final_layer.linear"
+
     def __init__(
         self,
         channels: int = 4,
@@ -72,13 +68,10 @@ class DiT(Network):
         super().__init__()
         require_counts(channels=channels, patch=patch, width=width, depth=depth, heads=heads)
         hidden = _check(width, heads, classes, mlp_ratio, drop_path)
-        self.size, self.grid = sizes(size, patch)
-        self.channels, self.patch, self.classes = channels, patch, classes
-        # An input of exactly `size` needs no padding; `forward` refuses any other.
-        self.multiple = math.gcd(*self.size)
-        self.x_embedder = PatchEmbed(channels, width, patch)
-        self.pos_embed = nn.Parameter(sincos_2d(width, *self.grid)[None])
-        self.t_embedder = TimestepEmbedder(width, _TIME_SCALE)
+        self._stem(
+            channels=channels, size=size, patch=patch, width=width, classes=classes,
+            time_scale=_TIME_SCALE,
+        )  # fmt: skip
         self.y_embedder = LabelEmbedder(classes, width) if classes else None
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.trunk = nn.ModuleList(
@@ -105,17 +98,6 @@ class DiT(Network):
                 zero(module.modulation)
         zero(self.final_layer.linear)
 
-    def adapted(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of another size, patch or set of classes, see networks.transfer."""
-        return adapted(
-            stored,
-            grid=self.grid,
-            patch=self.patch,
-            channels=self.channels,
-            classes=self.classes,
-            names=("y_embedder.embedding_table.weight", "final_layer.linear"),
-        )
-
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks in their order."""
         return list(self.trunk)
@@ -134,13 +116,11 @@ class DiT(Network):
         Raises:
             UserError: the input is of another size, or labels are given to a network without.
         """
-        check_input(x, self.channels, self.size)
-        check_labels(y, self.classes)
+        h = self.tokens(x, y)
         c = self.t_embedder(t)
         if self.y_embedder is not None:
             c = c + self.y_embedder(y, len(x))
         c = F.silu(c)
-        h = self.x_embedder(x) + self.pos_embed
         for block in self.trunk:
             h = block(h, c)
         return unpatchify(self.final_layer(h, c), self.grid, self.patch, self.channels)

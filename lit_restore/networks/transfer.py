@@ -72,36 +72,3 @@ def more_classes(table: Tensor, rows: int) -> Tensor:
 
 def _repeated(x: Tensor, factor: int) -> Tensor:
     return x.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-
-
-def adapted(
-    stored: dict[str, Tensor],
-    *,
-    grid: tuple[int, int],
-    patch: int,
-    channels: int,
-    classes: int,
-    names: tuple[str, str],
-) -> dict[str, Tensor]:
-    """A backbone's state dict, as far as it can be, in the shapes of another of its kind.
-
-    Args:
-        stored: with `pos_embed`, `x_embedder.proj.weight` and the two below.
-        grid: rows and columns of tokens wanted.
-        patch: side of the patches wanted.
-        channels: of the picture.
-        classes: class labels wanted.
-        names: of the label embedding's table, and of the head without ".weight" and ".bias".
-    """
-    table, head = names
-    changed = dict(stored)
-    changed["pos_embed"] = resized_positions(stored["pos_embed"], grid)
-    kernel = stored["x_embedder.proj.weight"]
-    changed["x_embedder.proj.weight"] = resized_patches(kernel, patch)
-    for kind in ("weight", "bias"):
-        changed[f"{head}.{kind}"] = resized_head(stored[f"{head}.{kind}"], channels, patch)
-    if table in stored:
-        changed[table] = more_classes(stored[table], classes + 1)
-    elif classes:  # the stored network had no labels, and so added nothing for them
-        changed[table] = stored["pos_embed"].new_zeros(classes + 1, stored["pos_embed"].shape[-1])
-    return changed

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_restore.data.batch import Batch
+from lit_restore.diffusion import noise_like
 from lit_restore.errors import UserError, require_at_least
 from lit_restore.evaluation.metrics import psnr
 from lit_restore.io.quantise import to_uint8
@@ -88,19 +89,17 @@ class DenoiserPretraining(TrainingModule):
 
     def corrupt(self, clean: Tensor, positions: list[int]) -> tuple[Tensor, Tensor]:
         """X + σn with σ and n drawn for each position: (B, 3, H, W) and (B,)."""
-        sigmas, noises = [], []
-        for position, image in zip(positions, clean, strict=True):
+        sigmas = []
+        for position in positions:
             level = torch.rand((), generator=torch_generator(self.seed, position, "sigma"))
             sigmas.append(self.sigma_min + (self.sigma_max - self.sigma_min) * level)
-            noises.append(gaussian_noise(image, self.seed, position))
         sigma = torch.stack(sigmas).to(clean)
-        return clean + sigma.view(-1, 1, 1, 1) * torch.stack(noises), sigma
+        return clean + sigma.view(-1, 1, 1, 1) * noise_like(clean, self.seed, positions), sigma
 
     def denoise(self, net: nn.Module, batch: Batch, level: float) -> tuple[Tensor, Tensor]:
         """Noisy images at one level, noise drawn by key, and their estimates."""
         clean = batch["image"]
-        noise = [gaussian_noise(x, 0, key) for x, key in zip(clean, batch["key"], strict=True)]
-        noisy = clean + level * torch.stack(noise)
+        noisy = clean + level * noise_like(clean, 0, batch["key"])
         sigma = torch.full((len(clean),), level).to(clean)
         return noisy, apply_padded(net, noisy, sigma).float()
 
@@ -140,9 +139,3 @@ def pixel_loss(error: Tensor, kind: Loss) -> Tensor:
     if kind == "l1":
         return error.abs().mean()
     return (error.square() + 1e-6).sqrt().mean()
-
-
-def gaussian_noise(image: Tensor, seed: int, position: int | str) -> Tensor:
-    """Standard normal noise like `image` (C, H, W), of the sample's own stream "noise"."""
-    generator = torch_generator(seed, position, "noise", image.device)
-    return torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)

@@ -24,6 +24,7 @@ from lit_restore.diffusion import (
     draw_times,
     flow_loss,
     interpolant_named,
+    noise_like,
     sample,
     sample_generators,
     solver_named,
@@ -289,12 +290,6 @@ class FlowGeneration(TrainingModule):
             "makes pictures of nothing, not of data.predict; use lit-restore sample",
             where="task",
         )
-
-
-def noise_like(x1: Tensor, seed: int, names: Sequence[int | str]) -> Tensor:
-    """Standard normal noise like x1 (B, …), each sample's of its own stream "noise"."""
-    generators = [torch_generator(seed, name, "noise", x1.device) for name in names]
-    return standard_normal(x1.shape[1:], generators, device=x1.device, dtype=x1.dtype)
 
 
 @contextmanager

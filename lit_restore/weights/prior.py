@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import cast
 
 from lit_restore.diffusion import PREDICTIONS, FlowPrior, Guidance, interpolant_named
-from lit_restore.diffusion.choices import require_choice
 from lit_restore.diffusion.predictions import Prediction
-from lit_restore.errors import UserError
+from lit_restore.errors import UserError, require_choice
 from lit_restore.io.wording import shown
 from lit_restore.networks import BACKBONES
 from lit_restore.networks.base import JSONValue

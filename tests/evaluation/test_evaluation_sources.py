@@ -135,8 +135,8 @@ def test_noise_is_unclipped_and_a_function_of_seed_and_key() -> None:
 
 
 def test_training_validates_on_the_same_noise() -> None:
-    from lit_restore.training.denoising import gaussian_noise
+    from lit_restore.diffusion import noise_like
 
     clean = torch.rand(1, 3, 9, 7)
-    expected = clean + 0.1 * gaussian_noise(clean[0], 0, "a")
+    expected = clean + 0.1 * noise_like(clean, 0, ["a"])[0]
     assert torch.equal(add_noise(clean, 0.1, seed=0, key="a"), expected)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from lit_restore.diffusion.choices import require_choice
 from lit_restore.diffusion.result import Result
 from lit_restore.diffusion.solvers.diffeq import (
     ADAPTIVE_METHODS,
@@ -19,6 +18,7 @@ from lit_restore.diffusion.solvers.dormand_prince import dopri5
 from lit_restore.diffusion.solvers.dpmpp import dpmpp
 from lit_restore.diffusion.solvers.runge_kutta import euler, heun, midpoint
 from lit_restore.diffusion.solvers.sde import euler_maruyama, stochastic_heun
+from lit_restore.errors import require_choice
 
 __all__ = [
     "SOLVERS", "Solver", "dopri5", "dpmpp", "euler", "euler_maruyama", "heun", "midpoint",

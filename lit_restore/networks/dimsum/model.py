@@ -8,7 +8,6 @@ than the paper says, or less well than it could, is an option that is off by def
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -16,28 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_restore.errors import UserError
-from lit_restore.networks.base import Network, require_counts
+from lit_restore.errors import UserError, require_choice
+from lit_restore.networks.backbone import Backbone
+from lit_restore.networks.base import require_counts
 from lit_restore.networks.dimsum.block import Block, SharedAttention, plain_norm
 from lit_restore.networks.dimsum.layers import Fusion, RMSNorm
 from lit_restore.networks.dimsum.mixer import Conditioning, Mixers
 from lit_restore.networks.embeddings import (
     LabelEmbedder,
-    PatchEmbed,
-    TimestepEmbedder,
-    check_input,
-    check_labels,
     modulate,
-    sincos_2d,
-    sizes,
     unpatchify,
 )
-from lit_restore.networks.transfer import adapted
 from lit_restore.ops.scan_orders import scan_order
 from lit_restore.ops.wavelets import WaveletPacket
 
 
-class DiMSUM(Network):
+class DiMSUM(Backbone):
     """Velocity (or noise, score, data) of a flow at time t, of pictures or latents.
 
     Args:
@@ -75,6 +68,8 @@ class DiMSUM(Network):
             wavelet or the scan.
     """
 
+    head_name = "head"
+
     def __init__(
         self,
         channels: int = 4,
@@ -109,22 +104,19 @@ class DiMSUM(Network):
             taps=taps, expand=expand, mlp_ratio=mlp_ratio, fusion_heads=fusion_heads,
             attention_heads=attention_heads,
         )  # fmt: skip
-        self.size, self.grid = sizes(size, patch)
         _check_heads(width, fusion_heads, attention_heads if attention_every else 1)
         for name, number in (("classes", classes), ("attention_every", attention_every)):
             if number < 0:
                 raise UserError(f"{number} is negative; 0 is for none", where=name)
         if not 0 <= drop_path < 1:
             raise UserError(f"{drop_path} is not in [0, 1)", where="drop_path")
-        _check_choice("fusion", fusion, ("q", "k"))
-        _check_choice("conditioning", conditioning, get_args(Conditioning))
-        self.channels, self.patch, self.depth, self.classes = channels, patch, depth, classes
-        self.width, self.attention_every = width, attention_every
-        self.multiple = math.gcd(*self.size)
-        tokens = self.grid[0] * self.grid[1]
-        self.x_embedder = PatchEmbed(channels, width, patch)
-        self.pos_embed = nn.Parameter(sincos_2d(width, *self.grid)[None])
-        self.t_embedder = TimestepEmbedder(width, time_scale)
+        require_choice(fusion, ("q", "k"), where="fusion")
+        require_choice(conditioning, get_args(Conditioning), where="conditioning")
+        self.width, self.depth, self.attention_every = width, depth, attention_every
+        self._stem(
+            channels=channels, size=size, patch=patch, width=width, classes=classes,
+            time_scale=time_scale,
+        )  # fmt: skip
         self.y_embedder = LabelEmbedder(classes, width)
         # Block i drops the work of block i - 1, whose rate is linear in its number.
         drops = [drop_path * max(0, i - 1) / max(1, depth - 1) for i in range(depth)]
@@ -157,7 +149,6 @@ class DiMSUM(Network):
         self.head = nn.Linear(width, patch**2 * channels)
         self.parts = [6 * width] * depth + [6 * width] * (self.shared is not None) + [2 * width]
         self.modulation = nn.Linear(width, sum(self.parts))
-        assert tokens == self.pos_embed.shape[1]
         self._start(zero_branches)
 
     def _start(self, zero_branches: bool) -> None:
@@ -183,17 +174,6 @@ class DiMSUM(Network):
         """The blocks in their order, then the shared one."""
         return [*self.trunk, *([self.shared] if self.shared is not None else [])]
 
-    def adapted(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of another size, patch or set of classes, see networks.transfer."""
-        return adapted(
-            stored,
-            grid=self.grid,
-            patch=self.patch,
-            channels=self.channels,
-            classes=self.classes,
-            names=("y_embedder.embedding_table.weight", "head"),
-        )
-
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Estimate the velocity.
 
@@ -208,26 +188,19 @@ class DiMSUM(Network):
         Raises:
             UserError: the input is of another size, or labels are given to a network without.
         """
-        check_input(x, self.channels, self.size)
-        check_labels(y, self.classes)
+        h = self.tokens(x, y)
         c = self.t_embedder(t) + self.y_embedder(y, len(x))
         *mods, of_head = torch.split(self.modulation(F.silu(c)), self.parts, dim=-1)
-        h = self.x_embedder(x) + self.pos_embed
         r = None
         for number, block in enumerate(self.trunk, 1):
             h, r = block(h, r, mods[number - 1], c)
             if self.shared is not None and number % self.attention_every == 0:
                 h = self.shared(h, mods[-1])
-        if self.norm_f is not None:
+        if self.norm_f is not None and r is not None:
             h = self.norm_f(r + h).to(h.dtype)
         shift, scale = of_head.chunk(2, dim=-1)
         out = self.head(modulate(plain_norm(h), shift, scale))
         return unpatchify(out, self.grid, self.patch, self.channels)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{value!r} is none of {', '.join(choices)}", where=name)
 
 
 def _check_heads(width: int, fusion: int, attention: int) -> None:
