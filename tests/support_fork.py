@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-
 _LONG = 60
 """Seconds after which a child says where it is: no test lets one run so long."""
 
