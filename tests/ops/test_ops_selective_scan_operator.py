@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_restore.errors import UserError
 from lit_restore.ops import causal_conv, native, selective_scan
-from lit_restore.ops.selective_scan import arguments, cpu, dispatch, set_backend
+from lit_restore.ops.selective_scan import arguments, cpu, dispatch, set_backend, using
 from lit_restore.ops.selective_scan.op import scan_op
 from lit_restore.ops.selective_scan.shapes import grouped
 
@@ -179,6 +179,12 @@ def test_argument_before_variable_before_default(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(dispatch.VARIABLE, "cpu")
     assert dispatch.requested(None) == "cpu"
     assert dispatch.requested("auto") == "auto"
+    with using("reference"):
+        assert dispatch.requested(None) == "reference"
+        with using("cpu"):
+            assert dispatch.requested(None) == "cpu"
+        assert dispatch.requested("cpu") == "cpu"
+    assert dispatch.requested(None) == "cpu"
 
 
 def test_unknown_backends_are_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,9 +199,34 @@ def test_unknown_backends_are_refused_with_the_known_ones(monkeypatch: pytest.Mo
 
 def test_a_backend_does_not_compute_on_a_device_it_does_not_know() -> None:
     with pytest.raises(UserError, match='"cpu" does not compute on cuda'):
-        dispatch.kernel("lit_restore.ops.selective_scan", "cpu", torch.device("cuda"))
-    kernel = dispatch.kernel("lit_restore.ops.selective_scan", "auto", torch.device("cuda"))
-    assert kernel.__name__.endswith("selective_scan.reference")
+        dispatch.kernel("lit_restore.ops.selective_scan", "cpu", torch.device("cuda"), None)
+    with pytest.raises(UserError, match='"triton" does not compute on cpu'):
+        selective_scan(*draw().args, backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected", "reason"),
+    [
+        (torch.float32, "triton", ""),
+        (torch.float64, "reference", "; triton does not take this: it computes in float32"),
+    ],
+)
+def test_the_best_that_takes_the_arguments_computes_and_the_log_says_why(
+    dtype: torch.dtype,
+    expected: str,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    monkeypatch.setattr(dispatch, "_announced", set())
+    s = grouped(*draw().to(dtype).args, None, True)
+    with caplog.at_level(logging.INFO, logger="lit_restore"):
+        kernel = dispatch.kernel("lit_restore.ops.selective_scan", "auto", torch.device("cuda"), s)
+    assert kernel.__name__ == f"lit_restore.ops.selective_scan.{expected}"
+    (record,) = caplog.records
+    assert record.getMessage() == f"selective_scan on cuda: {expected} backend{reason}"
+    assert record.levelno == (logging.WARNING if reason else logging.INFO)
 
 
 def test_active_backend_is_told_once(
@@ -235,6 +266,9 @@ def test_without_a_compiler_one_warning_and_the_reference(caplog: pytest.LogCapt
     assert relative(y, selective_scan(*case.args, backend="reference")) < 1e-13
     assert gradients(y, case.given)[0].isfinite().all()
     said = {record.message for record in caplog.records}
-    assert said == {f"{op} on cpu: reference backend" for op in ("selective_scan", "causal_conv")}
+    expected = "{} on cpu: reference backend; cpu is not available: no C++ compiler found"
+    assert {line.partition(" (")[0] for line in said} == {
+        expected.format(op) for op in ("selective_scan", "causal_conv")
+    }
     with pytest.raises(UserError, match='"cpu" is not available: no C'):
         selective_scan(*case.args, backend="cpu")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from torch.library import custom_op
 
@@ -23,8 +22,8 @@ _ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? index, bool silu, s
 Optional = Tensor | None
 
 
-def _kernel(backend: str, device: torch.device) -> Kernel:
-    return cast(Kernel, kernel(PACKAGE, backend, device))
+def _kernel(backend: str, c: Conv) -> Kernel:
+    return cast(Kernel, kernel(PACKAGE, backend, c.x.device, c))
 
 
 @custom_op(NAME, mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
@@ -33,7 +32,8 @@ def conv_op(
 ) -> Tensor:
     """y; arguments as in `Conv`."""
     check_permutation(index)
-    return _kernel(backend, x.device).forward(Conv(x, weight, bias, index, silu))
+    c = Conv(x, weight, bias, index, silu)
+    return _kernel(backend, c).forward(c)
 
 
 @custom_op(
@@ -47,7 +47,7 @@ def conv_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, weight and bias, the last empty without one."""
     c = Conv(x, weight, bias, index, silu)
-    dx, dweight, dbias = _kernel(backend, x.device).backward(c, grad.contiguous())
+    dx, dweight, dbias = _kernel(backend, c).backward(c, grad.contiguous())
     return dx, dweight, x.new_empty(0) if dbias is None else dbias
 
 

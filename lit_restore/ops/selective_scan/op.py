@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from torch.library import custom_op
 
@@ -30,8 +29,8 @@ Optional = Tensor | None
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def _kernel(backend: str, device: torch.device) -> Kernel:
-    return cast(Kernel, kernel(PACKAGE, backend, device))
+def _kernel(backend: str, s: Scan) -> Kernel:
+    return cast(Kernel, kernel(PACKAGE, backend, s.u.device, s))
 
 
 @custom_op(NAME, mutates_args=(), schema=f"({_ARGUMENTS}, bool save) -> (Tensor, Tensor, Tensor)")
@@ -42,7 +41,7 @@ def scan_op(
     """y, the last state and the kept states; arguments as in `Scan`."""
     s = Scan(u, dt, A, B, C, D, z, dt_bias, index, dt_softplus)
     check_permutation(index)
-    return _kernel(backend, u.device).forward(s, save=save)
+    return _kernel(backend, s).forward(s, save=save)
 
 
 @custom_op(
@@ -57,7 +56,7 @@ def scan_backward_op(
 ) -> Gradients:  # fmt: skip
     """The eight gradients, those of absent arguments empty."""
     s = Scan(u, dt, A, B, C, D, z, dt_bias, index, dt_softplus)
-    found = _kernel(backend, u.device)
+    found = _kernel(backend, s)
     if states.shape[1] == 0:  # `save` was not foreseen
         states = found.forward(s, save=True)[2]
     g = found.backward(s, grad.contiguous(), states)

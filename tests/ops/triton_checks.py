@@ -1,0 +1,201 @@
+"""Cases for the Triton kernels, run by this file as a program, and their machine code's needs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from scan_cases import draw, relative
+
+from lit_restore.ops.selective_scan import reference
+from lit_restore.ops.selective_scan import triton as backend
+from lit_restore.ops.selective_scan.arguments import CHUNK, Scan
+from lit_restore.ops.selective_scan.shapes import grouped
+
+CASES: dict[str, dict[str, Any]] = {
+    "more channels than a block": {"states": 16, "length": 20, "channels": 70},
+    "groups, each in its own order": {"states": 4, "length": 21, "groups": 2, "order": "random"},
+    "one order for all, reversed": {"states": 16, "length": 8, "groups": 2, "order": "reversed"},
+    "no D, z, bias": {"states": 3, "length": 5, "drop": ("D", "z", "dt_bias")},
+    "bfloat16, in words": {"states": 16, "length": 17, "dtype": "bfloat16", "order": "random"},
+    "bfloat16, an odd number of states": {"states": 5, "length": 6, "dtype": "bfloat16"},
+    "one step of one state of one row": {"states": 1, "length": 1, "batch": 1},
+    "32 states": {"states": 32, "length": 6},
+    "delta above 20": {"states": 16, "length": 6, "shift": 21},
+    "tiny delta": {"states": 16, "length": 18, "shift": -12, "drop": ("D",)},
+    "no softplus, shared B and C": {"states": 4, "length": 9, "softplus": False, "shared": 5},
+    "strided rows": {"states": 4, "length": 7, "strided": True},
+}
+
+
+def case(
+    *, dtype: str = "float32", order: str = "", drop: tuple[str, ...] = (), softplus: bool = True,
+    shift: float = 0.0, strided: bool = False, **shape: int,
+) -> tuple[Scan, Scan]:  # fmt: skip
+    """The arguments as the kernel gets them, and the same numbers in float64."""
+    torch.manual_seed(0)
+    c = draw(**shape).without(*drop)
+    wide = {"A": torch.float32, "D": torch.float32, "dt_bias": torch.float32}
+    low = {
+        name: None if (t := getattr(c, name)) is None else t.detach()
+        + (shift if name == "dt" else 0.0)
+        for name in c.__dataclass_fields__
+    }  # fmt: skip
+    low = {
+        n: None if t is None else t.to(wide.get(n, getattr(torch, dtype))) for n, t in low.items()
+    }
+    if strided:
+        low = {
+            n: t if t is None or n in wide else torch.cat((t, t), -1)[..., : t.shape[-1]]
+            for n, t in low.items()
+        }
+    length, groups = c.u.shape[1], shape.get("groups", 1)
+    index = None
+    if order == "random":
+        index = torch.stack([torch.randperm(length) for _ in range(groups)]).int()
+        index = index if "groups" in shape else index[0]
+    elif order == "reversed":
+        index = torch.arange(length).flip(0)
+    high = [None if t is None else t.double() for t in low.values()]
+    return (
+        grouped(*low.values(), index, softplus),  # type: ignore[arg-type]
+        grouped(*high, index, softplus),  # type: ignore[arg-type]
+    )
+
+
+def errors(s: Scan, true: Scan, kernel: Any = backend) -> dict[str, float]:
+    """Of everything a backend gives back, relative to the reference's largest entry."""
+    y, last, kept = kernel.forward(s, save=True)
+    y_, last_, kept_ = reference.forward(true, save=True)
+    grad = torch.randn(y_.shape, dtype=torch.float64).to(y.dtype)
+    found, expected = kernel.backward(s, grad, kept), reference.backward(true, grad.double(), kept_)
+    report = {"y": relative(y, y_), "last": relative(last, last_)}
+    # Before the first step all states are zero.
+    report["kept"] = relative(kept, kept_) if kept.shape[1] > 1 else float(kept.abs().max())
+    for name in ("u", "dt", "A", "B", "C", "D", "z", "dt_bias"):
+        mine, theirs = getattr(found, name), getattr(expected, name)
+        assert (mine is None) == (theirs is None), name
+        if mine is not None:
+            assert mine.dtype == getattr(s, name).dtype, name
+            assert mine.is_contiguous(), name
+            report[name] = relative(mine, theirs)
+    return report
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a kernel may need: registers and bytes of stack of a thread, instructions of a lane in
+    the main loop for each state update."""
+
+    registers: int
+    stack: int
+    per_update: float
+
+
+@dataclass(frozen=True)
+class Needs(Limits):
+    """What it does need."""
+
+    code: str
+
+
+def resources(kernel: str, arch: int, dtype: str, states: int = 16) -> Needs:
+    """Compile for a GPU that need not be here, and read the machine code.
+
+    Args:
+        kernel: forward or backward.
+        arch: 90 for sm_90.
+        dtype: bf16, fp16 or fp32.
+        states: N.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from lit_restore.ops.selective_scan.triton_backward import scan_backward
+    from lit_restore.ops.selective_scan.triton_forward import scan_forward
+
+    flags = ("SOFTPLUS", "HAS_D", "HAS_Z", "HAS_BIAS", "HAS_INDEX")
+    options: dict[str, Any] = {"N": states, "CHUNK": CHUNK, **dict.fromkeys(flags, True)}
+    if kernel == "forward":
+        function, width = scan_forward, 64
+        options |= {"STATES": tuple(range(states)), "SAVE": False, "WORDS": dtype == "bf16"}
+    else:
+        function, width = scan_backward, 32
+        options["ROOM"] = states
+    options["WIDTH"] = width
+    streams = {"u", "dt", "B", "C", "z", "y", "grad", "du", "ddt", "dz"}
+    kinds = dict.fromkeys(streams, f"*{dtype}") | {"index": "*i32"}
+    kinds |= dict.fromkeys(
+        ("A", "D", "bias", "kept", "last", "dB", "dC", "dA_parts", "dD_parts", "dbias_parts",
+         "room"), "*fp32",
+    )  # fmt: skip
+    names = function.arg_names
+    signature = {n: "constexpr" if n in options else kinds.get(n, "i32") for n in names}
+    # As a launch would say: addresses and strides are multiples of 16.
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, n in enumerate(names)
+        if n in kinds or n == "channels" or n.endswith(("_step", "_group", "_batch"))
+    }
+    compiled = triton.compile(
+        ASTSource(fn=function, signature=signature, constexprs=options, attrs=aligned),
+        target=GPUTarget("cuda", arch, 32),
+        options={"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True},
+    )
+    updates = states * width / 32
+    return needs(compiled.asm["cubin"], main_loop_updates=updates, kernel=kernel)
+
+
+def needs(cubin: bytes, *, main_loop_updates: float, kernel: str) -> Needs:
+    """Registers, stack, and the instructions of the loops.
+
+    Args:
+        cubin: for one architecture, with one kernel.
+        main_loop_updates: state updates of a lane in one step.
+        kernel: in the backward a turn of the inner loop is four steps, after twelve for four turns.
+    """
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+        code = subprocess.run(
+            [tool, "-sass", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    registers, stack = (int(re.search(rf"{k}:(\d+)", usage)[1]) for k in ("REG", "STACK"))  # type: ignore[index]
+    bodies = loops(code)
+    if kernel == "forward":
+        per_step = float(max(bodies))
+    else:
+        once, four = sorted(bodies)[:2]
+        per_step = (12 * once + 4 * four) / 16
+    return Needs(registers, stack, per_step / main_loop_updates, code)
+
+
+def loops(code: str) -> list[int]:
+    """Instructions between each backward jump and its target."""
+    found = re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", code, re.MULTILINE)
+    number = {int(address, 16): k for k, (address, _) in enumerate(found)}
+    bodies = []
+    for k, (address, text) in enumerate(found):
+        jump = re.search(r"BRA(?:\.\w+)* .*?0x([0-9a-f]+)", text)
+        if jump and int(jump[1], 16) < int(address, 16):
+            bodies.append(k - number[int(jump[1], 16)] + 1)
+    return bodies
+
+
+if __name__ == "__main__":
+    found = {name: errors(*case(**given)) for name, given in CASES.items()}
+    Path(sys.argv[1]).write_text(json.dumps(found))
