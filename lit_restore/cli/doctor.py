@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         ("packages", _packages()),
         ("optional packages", _extras()),
         ("what will be used", _choices()),
+        ("selective scan", _scan()),
     ):
         print(title)
         for name, value in lines:
@@ -94,6 +95,18 @@ def _choices() -> list[tuple[str, str]]:
         ("threads of torch", str(torch.get_num_threads())),
         ("W&B", "online if it finds your account" if key else "offline (no account found)"),
     ]  # fmt: skip
+
+
+def _scan() -> list[tuple[str, str]]:
+    import torch
+
+    from lit_restore.ops.selective_scan.dispatch import VARIABLE, report
+    from lit_restore.ops.selective_scan.op import PACKAGE
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    asked = os.environ.get(VARIABLE)
+    rows = [(VARIABLE, f"asks for {asked}")] if asked else []
+    return [*rows, *report(PACKAGE, device)]
 
 
 def _version(package: str) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from scan_cases import draw, gradients, relative
-from triton_checks import CASES, Limits, resources
+from triton_checks import CASES, CONVOLUTIONS, Limits, resources
 
 from lit_restore.errors import UserError
 from lit_restore.ops import selective_scan
@@ -49,6 +49,13 @@ def test_all_outputs_and_gradients_are_the_references(
     errors = interpreted[case]
     assert set(errors) >= {"y", "last", "kept", "u", "dt", "A", "B", "C"}
     assert max(errors.values()) < bound, errors
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_the_convolution_too(interpreted: dict[str, dict[str, float]], case: str) -> None:
+    errors = interpreted[case]
+    assert set(errors) >= {"y", "x", "weight"}
+    assert max(errors.values()) < (2e-2 if "bfloat16" in case else 1e-5), errors
 
 
 # Compiled only -----------------------------------------------------------------------------------

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from scan_cases import draw, relative
 
+from lit_restore.ops.causal_conv import reference as conv_reference
+from lit_restore.ops.causal_conv import triton as conv_backend
+from lit_restore.ops.causal_conv.arguments import Conv
 from lit_restore.ops.selective_scan import reference
 from lit_restore.ops.selective_scan import triton as backend
 from lit_restore.ops.selective_scan.arguments import CHUNK, Scan
@@ -33,6 +36,15 @@ CASES: dict[str, dict[str, Any]] = {
     "no softplus, shared B and C": {"states": 4, "length": 9, "softplus": False, "shared": 5},
     "strided rows": {"states": 4, "length": 7, "strided": True},
 }
+
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "conv: two segments, groups in their own orders": {"length": 70, "groups": 2, "index": True},
+    "conv: shorter than the taps, more channels than a block": {"length": 3, "channels": 130},
+    "conv: bfloat16, one tap, no activation": {
+        "length": 65, "taps": 1, "dtype": torch.bfloat16, "silu": False,
+    },
+    "conv: six taps, no bias": {"length": 64, "taps": 6, "bias": False, "index": True},
+}  # fmt: skip
 
 
 def case(
@@ -87,6 +99,29 @@ def errors(s: Scan, true: Scan, kernel: Any = backend) -> dict[str, float]:
             assert mine.is_contiguous(), name
             report[name] = relative(mine, theirs)
     return report
+
+
+def conv_errors(
+    *, length: int, groups: int = 1, channels: int = 5, taps: int = 4, bias: bool = True,
+    index: bool = False, silu: bool = True, dtype: torch.dtype = torch.float32,
+) -> dict[str, float]:  # fmt: skip
+    """The same of the convolution, whose x is a strided view."""
+    torch.manual_seed(0)
+    x = torch.randn(2, length, groups, 2 * channels)[..., :channels].to(dtype)
+    weight = torch.randn(groups, channels, taps)
+    shift = torch.randn(groups, channels) if bias else None
+    order = torch.stack([torch.randperm(length) for _ in range(groups)]) if index else None
+    c = Conv(x, weight, shift, order, silu)
+    wide = None if shift is None else shift.double()
+    true = Conv(x.double(), weight.double(), wide, order, silu)
+    grad = torch.randn(x.shape, dtype=torch.float64).to(dtype)
+    found = (conv_backend.forward(c), *conv_backend.backward(c, grad))
+    expected = (conv_reference.forward(true), *conv_reference.backward(true, grad.double()))
+    return {
+        name: relative(mine, theirs)
+        for name, mine, theirs in zip(("y", "x", "weight", "bias"), found, expected, strict=True)
+        if mine is not None and theirs is not None
+    }
 
 
 @dataclass(frozen=True)
@@ -198,4 +233,5 @@ def loops(code: str) -> list[int]:
 
 if __name__ == "__main__":
     found = {name: errors(*case(**given)) for name, given in CASES.items()}
+    found |= {name: conv_errors(**given) for name, given in CONVOLUTIONS.items()}
     Path(sys.argv[1]).write_text(json.dumps(found))

@@ -29,12 +29,15 @@ REFERENCE = "reference"
 BACKENDS: dict[str, tuple[str, ...]] = {
     "triton": ("cuda",),
     "cpu": ("cpu",),
+    "mamba_ssm": ("cuda",),
     REFERENCE: (),
 }
 """Name → types of device, none for all; the best first. Each is the module of that name in the
 folder of its op (an op without one computes as for "auto"). Of its functions `unavailable()` says
 in a line why it cannot run here, and `unfit(arguments)` why these arguments are not for it; None is
 for "it can"."""
+ON_REQUEST = ("mamba_ssm",)
+"""Never chosen by "auto"."""
 
 _default = AUTO
 _using: ContextVar[str | None] = ContextVar("scan_backend", default=None)
@@ -105,12 +108,13 @@ def kernel(package: str, name: str, device: torch.device, arguments: object) -> 
     if name != AUTO:
         why = refusal(package, name, device.type, arguments)
         if why is not None:
-            raise UserError(f'"{name}" {why}', where="backend")
+            raise UserError(f'"{name}" {why}; say "{AUTO}"', where="backend")
         _announce(package, name, device, [])
         return _module(package, name)
     passed: list[str] = []
     for better, devices in BACKENDS.items():
-        if (devices and device.type not in devices) or not _exists(package, better):
+        known = not devices or device.type in devices
+        if not known or better in ON_REQUEST or not _exists(package, better):
             continue
         why = refusal(package, better, device.type, arguments)
         if why is None:
@@ -131,13 +135,31 @@ def refusal(package: str, name: str, device: str, arguments: object = None) -> s
     """
     devices = BACKENDS[name]
     if devices and device not in devices:
-        return f'does not compute on {device}; say "{AUTO}"'
+        return f"does not compute on {device}"
     module = _module(package, name)
     why = module.unavailable() if hasattr(module, "unavailable") else None
     if why is not None:
         return f"is not available: {why}"
     why = module.unfit(arguments) if arguments is not None and hasattr(module, "unfit") else None
     return None if why is None else f"does not take this: {why}"
+
+
+def report(package: str, device: str) -> list[tuple[str, str]]:
+    """Each backend's name and what "auto" makes of it on a device, the best first.
+
+    Args:
+        package: the op's folder, as a dotted name.
+        device: type of device.
+    """
+    lines, chosen = [], False
+    for name in (name for name in BACKENDS if _exists(package, name)):
+        why = refusal(package, name, device)
+        if why is None and name in ON_REQUEST:
+            why = "is there; on request only"
+        elif why is None:
+            why, chosen = "is there; not needed" if chosen else "is used", True
+        lines.append((name, why))
+    return lines
 
 
 def _exists(package: str, name: str) -> bool:

@@ -62,9 +62,10 @@ def selective_scan(
             reads row index[t] of u, dt, z, B and C and writes row index[t] of y. None: as they
             lie. That it is a permutation is checked on the CPU only.
         return_last_state: also return h after the last step; zeros for L = 0. It has no gradient.
-        backend: "auto", "reference", "cpu"; None for `$LIT_RESTORE_SCAN`, else the default
-            (`dispatch`). "reference" is plain PyTorch with all its derivatives, the others have
-            first ones. Forward-mode AD and `torch.func.grad` take it whatever is named.
+        backend: "auto" or one of `dispatch.BACKENDS`; None for the innermost `using`'s, else that
+            of `$LIT_RESTORE_SCAN`, else the default (`set_backend`). "reference" is plain PyTorch
+            with all its derivatives, the others have first ones. Forward-mode AD and
+            `torch.func.grad` take it whatever is named.
 
     Returns:
         y, shaped and typed as u (under autocast in its lower type, as a linear layer); with

@@ -51,7 +51,7 @@ def forward(s: Scan, *, save: bool) -> tuple[Tensor, Tensor, Tensor]:
             x.u, x.dt, x.B, x.C, x.z, (x.A * _LOG2_E).mT.contiguous(), x.D, x.bias, x.index,
             y, last, kept, length, groups, channels, -(-length // CHUNK), *x.strides,
             STATES=tuple(range(states)), N=states, WIDTH=lanes, SAVE=save,
-            WORDS=_in_words(x.B) and _in_words(x.C), **x.options, **_launch(1),
+            WORDS=_in_words(x.B) and _in_words(x.C), **x.options, **launch(1),
         )  # fmt: skip
     return y, last, kept
 
@@ -79,7 +79,7 @@ def backward(s: Scan, grad: Tensor, states: Tensor) -> Grads:
             x.u, x.dt, x.B, x.C, x.z, grad.contiguous(), states, (x.A * _LOG2_E).contiguous(),
             x.D, x.bias, x.index, du, ddt, du if dz is None else dz, dB, dC, dA, dD, dbias, starts,
             batch, length, groups, channels, 1, *x.strides,
-            N=count, ROOM=room, WIDTH=width, **x.options, **_launch(1),
+            N=count, ROOM=room, WIDTH=width, **x.options, **launch(1),
         )  # fmt: skip
     return Grads(
         du, ddt, dA.sum(0), dB.sum(0), dC.sum(0), None if s.D is None else dD.sum(0), dz,
@@ -107,8 +107,11 @@ class _Prepared:
         }  # fmt: skip
 
 
-def _launch(warps: int) -> dict[str, Any]:
-    """More than one stage corrupts a recurrence with some versions of Triton on Blackwell."""
+def launch(warps: int) -> dict[str, Any]:
+    """Options of a launch.
+
+    More than one stage corrupts a recurrence with some versions of Triton on Blackwell.
+    """
     return {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
 
 
