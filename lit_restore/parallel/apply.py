@@ -7,15 +7,18 @@ compiled is sharded, and the state dict keeps its names throughout.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from lit_restore.networks.base import Network
+from lit_restore.ops.selective_scan import op as _  # noqa: F401  (registers the operator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,7 @@ class Layout:
     """What is applied to a network before it is trained."""
 
     activation_checkpointing: bool = False
-    """Keep only the blocks' inputs for the backward pass, and compute the rest again."""
+    """Keep only the blocks' inputs and scans for the backward pass, and compute the rest again."""
     compile: bool = False
     """`torch.compile` the blocks."""
 
@@ -52,10 +55,24 @@ def use_channels_last(net: Network) -> None:
 
 
 def checkpoint_blocks(net: Network) -> None:
-    """Recompute each repeated block in the backward pass instead of keeping its activations."""
+    """Recompute each repeated block in the backward pass instead of keeping its activations.
+
+    All but the selective scans, whose results are small beside what they cost.
+    """
     for block in net.blocks():
         # In place of a wrapper, which would change the names in the state dict.
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = _checkpointed(block.forward)
+
+
+def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    scan = torch.ops.lit_restore.selective_scan.default
+    kept = partial(create_selective_checkpoint_contexts, [scan])
+
+    # A function of its own: what is compiled sees through it, and not through a partial.
+    def recomputed(*args: Any, **options: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=kept, **options)
+
+    return recomputed
 
 
 def compile_blocks(net: Network) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from lit_restore.errors import UserError
 from lit_restore.networks import BACKBONES, Network
+from lit_restore.parallel.apply import checkpoint_blocks
 
 SMALL: dict[str, dict[str, Any]] = {
     "DiMSUM": {"channels": 3, "size": 16, "width": 64, "depth": 3, "classes": 5,
@@ -128,6 +130,23 @@ def test_compiled_blocks_have_no_graph_break(name: str) -> None:
     for block in net.blocks():
         block.compile(fullgraph=True, backend="aot_eager")
     assert (net(*asked(net)) - whole).abs().max() < 1e-5
+
+
+@every_backbone
+def test_checkpointed_blocks_are_compiled_too(name: str) -> None:
+    net = small(name)
+    net(*asked(net)).square().sum().backward()
+    plain = {key: p.grad for key, p in net.named_parameters()}
+    net.zero_grad()
+    checkpoint_blocks(net)
+    torch._dynamo.reset()
+    counters.clear()
+    for block in net.blocks():
+        block.compile(fullgraph=True, backend="aot_eager")
+    net(*asked(net)).square().sum().backward()
+    assert counters["stats"]["unique_graphs"] > 0
+    for key, p in net.named_parameters():
+        torch.testing.assert_close(p.grad, plain[key], rtol=1e-4, atol=1e-6)
 
 
 @every_backbone

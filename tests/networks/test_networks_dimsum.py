@@ -263,15 +263,35 @@ def test_what_the_grid_or_the_width_cannot_hold_is_one_line(
         tiny(**change)
 
 
-def test_activation_checkpoints_change_no_gradient() -> None:
+def test_activation_checkpoints_change_no_gradient_and_keep_the_scans(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lit_restore.ops.causal_conv import reference as conv
+    from lit_restore.ops.selective_scan import dispatch
+    from lit_restore.ops.selective_scan import reference as scan
     from lit_restore.parallel.apply import checkpoint_blocks
 
+    monkeypatch.setattr(dispatch, "BACKENDS", {dispatch.REFERENCE: ()})
+    calls = {"scan": 0, "conv": 0}
+
+    def counting(name: str, forward: Any) -> Any:
+        def counted(*args: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return forward(*args, **options)
+
+        return counted
+
+    monkeypatch.setattr(scan, "forward", counting("scan", scan.forward))
+    monkeypatch.setattr(conv, "forward", counting("conv", conv.forward))
     net = tiny(conditioning="prefix")
     net(*given()).square().sum().backward()
+    once = dict(calls)
+    assert min(once.values()) > 0
     plain = {name: p.grad for name, p in net.named_parameters()}
     net.zero_grad()
     checkpoint_blocks(net)
     net(*given()).square().sum().backward()
+    assert calls == {"scan": 2 * once["scan"], "conv": 3 * once["conv"]}
     for name, p in net.named_parameters():
         assert torch.equal(p.grad, plain[name]), name  # type: ignore[arg-type]
 
