@@ -160,12 +160,11 @@ def test_strided_views_are_read_as_they_lie(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("batch", "length"), [(2, 0), (0, 5)])
-def test_nothing_gives_nothing(backend: str, batch: int, length: int) -> None:
-    case = draw(batch=batch, length=length)
+def test_no_rows_give_none(backend: str) -> None:
+    case = draw(batch=0, length=5)
     y, last = selective_scan(*case.args, return_last_state=True, backend=backend)
-    assert y.shape == (batch, length, 5)
-    assert last.shape == (batch, 5, 3)
+    assert y.shape == (0, 5, 5)
+    assert last.shape == (0, 5, 3)
     assert not last.any()
     grads = torch.autograd.grad(y.sum(), case.given, allow_unused=True)
     assert all(g is None or not g.any() for g in grads)
@@ -233,6 +232,28 @@ def test_wrong_shapes_are_named(change: dict[str, torch.Tensor], message: str) -
 def test_wrong_index_is_refused(index: torch.Tensor, backend: str) -> None:
     with pytest.raises(UserError, match="index"):
         selective_scan(*draw().args, index=index, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [("length", "u: .* no tokens"), ("states", "A: .* no states")]
+)
+def test_no_tokens_and_no_states_are_refused(shape: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        selective_scan(*draw(**{shape: 0}).args)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("name", ["u", "dt", "A", "B", "C", "D", "z", "dt_bias"])
+def test_nan_is_refused_on_request(
+    name: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = draw()
+    with torch.no_grad():
+        getattr(case, name).view(-1)[3] = torch.nan
+    selective_scan(*case.args, backend=backend)
+    monkeypatch.setenv("LIT_RESTORE_SCAN_CHECK", "1")
+    with pytest.raises(UserError, match=rf"{name}: is NaN at \(.*3"):
+        selective_scan(*case.args, backend=backend)
 
 
 def test_tensors_of_several_devices_are_refused() -> None:

@@ -15,8 +15,8 @@ from torch.library import custom_op
 
 from lit_restore.errors import UserError
 from lit_restore.ops.selective_scan.arguments import Kernel, Scan
+from lit_restore.ops.selective_scan.checks import check_values
 from lit_restore.ops.selective_scan.dispatch import kernel
-from lit_restore.ops.selective_scan.shapes import check_permutation
 from lit_restore.ops.selective_scan.transforms import vmap_as_groups
 
 PACKAGE = "lit_restore.ops.selective_scan"
@@ -40,7 +40,7 @@ def scan_op(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y, the last state and the kept states; arguments as in `Scan`."""
     s = Scan(u, dt, A, B, C, D, z, dt_bias, index, dt_softplus)
-    check_permutation(index)
+    check_values(s)
     return _kernel(backend, s).forward(s, save=save)
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lit_restore.ops.selective_scan import reference
 from lit_restore.ops.selective_scan.arguments import Scan
+from lit_restore.ops.selective_scan.checks import check_values
 from lit_restore.ops.selective_scan.dispatch import REFERENCE, requested
 from lit_restore.ops.selective_scan.op import scan_op
-from lit_restore.ops.selective_scan.shapes import check_permutation, grouped
+from lit_restore.ops.selective_scan.shapes import grouped
 from lit_restore.ops.selective_scan.transforms import lowered, only_plain
 
 
@@ -60,8 +61,9 @@ def selective_scan(
         dt_softplus: False to take dt + dt_bias as it is.
         index: int32 or int64, a permutation of the tokens (L) or one for each group (G, L): step t
             reads row index[t] of u, dt, z, B and C and writes row index[t] of y. None: as they
-            lie. That it is a permutation is checked on the CPU only.
-        return_last_state: also return h after the last step; zeros for L = 0. It has no gradient.
+            lie. That it is a permutation is checked on the CPU, elsewhere with
+            ``$LIT_RESTORE_SCAN_CHECK``, which refuses NaN too.
+        return_last_state: also return h after the last step. It has no gradient.
         backend: "auto" or one of `dispatch.BACKENDS`; None for the innermost `using`'s, else that
             of `$LIT_RESTORE_SCAN`, else the default (`set_backend`). "reference" is plain PyTorch
             with all its derivatives, the others have first ones. Forward-mode AD and
@@ -88,7 +90,7 @@ def _compute(s: Scan, backend: str) -> tuple[Tensor, Tensor]:
     """What is returned, by the reference where only that has the derivatives asked for."""
     plain = backend == REFERENCE and not torch.compiler.is_compiling()
     if plain or only_plain():
-        check_permutation(s.index)
+        check_values(s)
         return reference.scan(s)
     tensors = (s.u, s.dt, s.A, s.B, s.C, s.D, s.z, s.dt_bias)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

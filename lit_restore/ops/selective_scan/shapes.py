@@ -21,6 +21,10 @@ def grouped(
     """
     if u.ndim not in (3, 4) or not u.is_floating_point():
         _refuse("u", u, "(batch, L, D) or (batch, L, G, D)")
+    if u.shape[1] == 0:
+        raise UserError(f"{tuple(u.shape)} has no tokens to scan", where="u")
+    if A.ndim and A.shape[-1] == 0:
+        raise UserError(f"{tuple(A.shape)} has no states", where="A")
     given = {"A": A, "dt": dt, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
     _check(u.shape, A.shape[-1] if A.ndim else 0, given)
     check_devices(u, **given, index=index)
@@ -72,20 +76,23 @@ def row_index(index: Tensor | None, groups: int, length: int) -> Tensor | None:
     return index.expand(groups, length)
 
 
-def check_permutation(index: Tensor | None) -> None:
+def check_permutation(index: Tensor | None, *, anywhere: bool = False) -> None:
     """Refuse an index that is not a permutation, where looking does not cost a synchronisation.
 
     Args:
         index: (G, L), or None for the identity.
+        anywhere: also where it does: not on the CPU.
 
     Raises:
-        UserError: a row is not a permutation of 0 … L-1; on the CPU only.
+        UserError: a row is not a permutation of 0 … L-1.
     """
-    if index is None or index.device.type != "cpu":
+    if index is None or index.device.type == "meta":
+        return
+    if index.device.type != "cpu" and not anywhere:
         return
     if torch.compiler.is_compiling() or functorch.is_batchedtensor(index):
         return
-    steps = torch.arange(index.shape[-1], dtype=index.dtype)
+    steps = torch.arange(index.shape[-1], dtype=index.dtype, device=index.device)
     if not torch.equal(index.sort(-1).values, steps.expand_as(index)):
         raise UserError(f"is no permutation of 0 … {index.shape[-1] - 1}", where="index")
 
