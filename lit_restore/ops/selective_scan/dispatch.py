@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -112,7 +113,9 @@ def kernel(package: str, name: str, device: torch.device, arguments: object) -> 
         _announce(package, name, device, [])
         return _module(package, name)
     passed: list[str] = []
-    for better, devices in BACKENDS.items():
+    fastest = _preferred(package, arguments)
+    for better in sorted(BACKENDS, key=lambda each: each != fastest):  # stable: then as they stand
+        devices = BACKENDS[better]
         known = not devices or device.type in devices
         if not known or better in ON_REQUEST or not _exists(package, better):
             continue
@@ -162,6 +165,15 @@ def report(package: str, device: str) -> list[tuple[str, str]]:
     return lines
 
 
+def _preferred(package: str, arguments: object) -> str | None:
+    """What was measured to be the fastest, where the op has a table of that."""
+    if arguments is None or not _exists(package, "tuned"):
+        return None
+    found: str | None = _module(package, "tuned").preferred(arguments)
+    return found
+
+
+@cache
 def _exists(package: str, name: str) -> bool:
     return importlib.util.find_spec(f"{package}.{name}") is not None
 

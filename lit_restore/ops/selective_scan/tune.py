@@ -1,0 +1,133 @@
+"""Measure the scan's backends on this GPU and keep what came out in the table of `tuned`.
+
+    python -m lit_restore.ops.selective_scan.tune [--out FILE]
+
+Entries of other architectures stay; those of this one are measured anew. The file is replaced at
+the end, whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_restore.ops.selective_scan import dispatch
+from lit_restore.ops.selective_scan.op import PACKAGE
+from lit_restore.ops.selective_scan.scan import selective_scan
+from lit_restore.ops.selective_scan.tuned import Entry
+
+TABLE = Path(__file__).with_name("tuned.json")
+LENGTHS = (64, 256, 1024)
+CHANNELS = (8192, 32768, 131072, 524288)
+"""batch · groups · D, with 2 groups of 1024."""
+TYPES = (torch.float32, torch.bfloat16)
+ROUNDS = 10
+Timer = Callable[[Callable[[], object]], float]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and write; 2 where there is nothing to measure on."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=TABLE, help="default: the package's own table")
+    options = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        print("error: no CUDA device to measure on", file=sys.stderr)
+        return 2
+    names = [
+        name
+        for name, devices in dispatch.BACKENDS.items()
+        if devices == ("cuda",)
+        and name not in dispatch.ON_REQUEST
+        and dispatch.refusal(PACKAGE, name, "cuda") is None
+    ]
+    major, minor = torch.cuda.get_device_capability()
+    entries = measure(f"sm_{major}{minor}", names, "cuda", milliseconds)
+    update(options.out, entries)
+    print(f"{options.out}: {len(entries)} entries of sm_{major}{minor}")
+    return 0
+
+
+def measure(architecture: str, names: Sequence[str], device: str, timer: Timer) -> list[Entry]:
+    """One entry for each type, number of channels and length that fits into memory.
+
+    Args:
+        architecture: its name in the entries.
+        names: backends.
+        device: where to run them.
+        timer: milliseconds of a call.
+    """
+    entries = []
+    for dtype in TYPES:
+        for channels in CHANNELS:
+            for length in LENGTHS:
+                try:
+                    found = {n: _median(n, dtype, channels, length, device, timer) for n in names}
+                except torch.OutOfMemoryError:
+                    continue
+                kind = str(dtype).removeprefix("torch.")
+                entries.append(Entry(architecture, kind, channels, length, found))
+    return entries
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """Of a call on the GPU."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def update(path: Path, entries: Sequence[Entry]) -> None:
+    """Replace the table's entries of the same architectures, whole or not at all."""
+    kept = json.loads(path.read_text(encoding="utf-8"))["entries"] if path.exists() else []
+    measured = {entry.architecture for entry in entries}
+    rows = [row for row in kept if row["architecture"] not in measured]
+    rows += [asdict(entry) for entry in entries]
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump({"entries": rows}, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _median(
+    name: str, dtype: torch.dtype, channels: int, length: int, device: str, timer: Timer
+) -> float:
+    args = _draw(channels, length, dtype, device)
+
+    def once() -> None:
+        u, dt, A, B, C, D, z, bias = args
+        y = selective_scan(u, dt, A, B, C, D, z, bias, backend=name)
+        torch.autograd.grad(y, args, torch.ones_like(y))
+
+    for _ in range(3):
+        once()
+    return round(statistics.median(timer(once) for _ in range(ROUNDS)), 4)
+
+
+def _draw(channels: int, length: int, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """u, dt, A, B, C, D, z, dt_bias of two groups, 16 states."""
+    width = min(1024, channels // 2)
+    tokens = (channels // (2 * width), length, 2, width)
+    A = -torch.arange(1.0, 17.0, device=device).repeat(2, width, 1)
+    u, dt, z = (torch.randn(tokens, device=device, dtype=dtype) for _ in range(3))
+    B, C = (torch.randn(*tokens[:3], 16, device=device, dtype=dtype) for _ in range(2))
+    D, bias = torch.ones(2, width, device=device), torch.full((2, width), -4.0, device=device)
+    return [t.requires_grad_() for t in (u, dt, A, B, C, D, z, bias)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
