@@ -218,14 +218,17 @@ def test_the_best_that_takes_the_arguments_computes_and_the_log_says_why(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
+    for name in ("triton", "cuda"):
+        if dispatch.refusal("lit_restore.ops.selective_scan", name, "cuda"):
+            pytest.skip(f"{name} is not installed")
     monkeypatch.setattr(dispatch, "_announced", set())
     s = grouped(*draw().to(dtype).args, None, True)
     with caplog.at_level(logging.INFO, logger="lit_restore"):
         kernel = dispatch.kernel("lit_restore.ops.selective_scan", "auto", torch.device("cuda"), s)
     assert kernel.__name__ == f"lit_restore.ops.selective_scan.{expected}"
     (record,) = caplog.records
-    assert record.getMessage() == f"selective_scan on cuda: {expected} backend{reason}"
+    assert record.getMessage().startswith(f"selective_scan on cuda: {expected} backend{reason}")
+    assert ("cuda does not" in record.getMessage()) == bool(reason)
     assert record.levelno == (logging.WARNING if reason else logging.INFO)
 
 

@@ -29,6 +29,7 @@ AUTO = "auto"
 REFERENCE = "reference"
 BACKENDS: dict[str, tuple[str, ...]] = {
     "triton": ("cuda",),
+    "cuda": ("cuda",),
     "cpu": ("cpu",),
     "mamba_ssm": ("cuda",),
     REFERENCE: (),
@@ -36,7 +37,8 @@ BACKENDS: dict[str, tuple[str, ...]] = {
 """Name → types of device, none for all; the best first. Each is the module of that name in the
 folder of its op (an op without one computes as for "auto"). Of its functions `unavailable()` says
 in a line why it cannot run here, and `unfit(arguments)` why these arguments are not for it; None is
-for "it can"."""
+for "it can". "cuda" needs fewer instructions than "triton", but its launcher has met no GPU yet:
+where `tuned` has no measurement, it stands second."""
 ON_REQUEST = ("mamba_ssm",)
 """Never chosen by "auto"."""
 
