@@ -4,10 +4,11 @@ The straightforward block computes the same from the same weights, as one would 
 the paper: tokens are gathered into each branch's order and scattered back, the branches run one
 after the other, each with projections, convolution, modulation and attention of its own, the mixer
 is channel-major as Mamba's, the wavelet transform is a convolution for each band. It has the same
-scan kernel. The training step is that of the 32-pixel preset, with the compiled scan and with the
-plain PyTorch loop.
+scan kernel. The training step is that of the 32-pixel preset, with the compiled scan, with the
+plain PyTorch loop in its place (all else equal), and with the scan left out: what no scan could be
+faster than.
 
-    python benchmarks/dimsum.py [--pairs 15] [--steps 5] [--out benchmarks/results/dimsum.json]
+    python benchmarks/dimsum_block.py [--pairs 15] [--steps 5] [--out FILE]
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_restore.networks.dimsum import DiMSUM, preset
+from lit_restore.networks.dimsum import DiMSUM, mixer, preset
 from lit_restore.networks.dimsum.block import Block
+from lit_restore.ops import selective_scan
 from lit_restore.ops.scan_orders import inverse_order
-from lit_restore.ops.selective_scan import set_backend
 from lit_restore.ops.selective_scan.upstream import selective_scan_fn
 
 HAAR = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
@@ -235,18 +238,31 @@ def measure_step(batch: int, count: int) -> dict[str, Any]:
     x, t = torch.randn(batch, 3, 32, 32), torch.rand(batch)
     y = torch.arange(batch) % 10
 
-    def step(backend: str) -> None:
-        set_backend(backend)
-        net(x, t, y).square().mean().backward()
+    def step(scan: Callable[..., Tensor]) -> None:
+        with mock.patch.object(mixer, "selective_scan", scan):
+            net(x, t, y).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    mine, peer = pairs(lambda: step("cpu"), lambda: step("reference"), count)
-    set_backend("auto")
+    compiled, loop = (partial(selective_scan, backend=name) for name in ("cpu", "reference"))
+    mine, plain = pairs(lambda: step(compiled), lambda: step(loop), count)
+    again, none = pairs(lambda: step(compiled), lambda: step(left_out), count)
     return {
         "what": f"training step of pixels-32 (21 M parameters), batch {batch}, float32",
-        **summary(mine, peer, "compiled_scan", "plain_loop"),
+        **summary(mine, plain, "compiled_scan", "plain_loop"),
+        "over_a_step_without_scan": statistics.median(
+            a / b for a, b in zip(again, none, strict=True)
+        ),
+        "over_a_step_without_scan_minima": min(again) / min(none),
     }
+
+
+def left_out(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *rest: Any, **more: Any
+) -> Tensor:
+    """The gate alone; everything gets a gradient, so that nothing else is left out."""
+    z = rest[1] if len(rest) > 1 else more["z"]
+    return u * F.silu(z) + 0 * (dt.mean() + A.sum() + B.sum() + C.sum())
 
 
 def summary(mine: list[float], peer: list[float], name: str, other: str) -> dict[str, Any]:
