@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from scan_cases import draw, gradients, relative
-from triton_checks import CASES, CONVOLUTIONS, Limits, resources
+from triton_checks import CASES, CONVOLUTIONS, Limits, conv_cubin, needs, resources
 
 from lit_restore.errors import UserError
 from lit_restore.ops import selective_scan
@@ -67,6 +67,14 @@ def test_compiles_without_a_gpu(kernel: str, arch: int) -> None:
     found = resources(kernel, arch, "bf16")
     assert found.registers <= 255
     assert found.code
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100, 120])
+@pytest.mark.parametrize("kernel", ["forward", "backward"])
+def test_the_convolution_compiles_without_a_gpu_and_spills_nothing(kernel: str, arch: int) -> None:
+    found = needs(conv_cubin(kernel, arch), main_loop_updates=1, kernel="forward")
+    assert found.stack == 0
+    assert found.registers <= 128
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,32 @@ def resources(kernel: str, arch: int, dtype: str, states: int = 16) -> Needs:
     return needs(compiled.asm["cubin"], main_loop_updates=updates, kernel=kernel)
 
 
+def conv_cubin(kernel: str, arch: int, taps: int = 4) -> bytes:
+    """Machine code of the convolution's forward or backward, in bfloat16."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from lit_restore.ops.causal_conv.triton_backward import conv_backward
+    from lit_restore.ops.causal_conv.triton_forward import conv_forward
+
+    function = {"forward": conv_forward, "backward": conv_backward}[kernel]
+    flags = dict.fromkeys(("SILU", "HAS_BIAS", "HAS_INDEX"), True)
+    options = {"TAPS": tuple(range(taps)), "K": taps, "WIDTH": 128, "SEGMENT": 64, **flags}
+    kinds = dict.fromkeys(("x", "y", "grad", "dx"), "*bf16") | {"index": "*i32"}
+    kinds |= dict.fromkeys(("weight", "bias", "dweight", "dbias"), "*fp32")
+    signature = {
+        n: "constexpr" if n in options else kinds.get(n, "i32") for n in function.arg_names
+    }
+    compiled = triton.compile(
+        ASTSource(fn=function, signature=signature, constexprs=options),
+        target=GPUTarget("cuda", arch, 32),
+        options={"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True},
+    )
+    found: bytes = compiled.asm["cubin"]
+    return found
+
+
 def needs(cubin: bytes, *, main_loop_updates: float, kernel: str) -> Needs:
     """Registers, stack, and the instructions of the loops.
 
