@@ -20,6 +20,7 @@ COMMANDS = {
     "export": ("lit_restore.cli.export", "turn a checkpoint into one safetensors file"),
     "convert": ("lit_restore.cli.convert", "turn another project's weights into one of ours"),
     "status": ("lit_restore.cli.status", "say how a run stands, and whether to start it again"),
+    "tune": ("lit_restore.cli.tune", "measure the selective scan's backends on this GPU"),
     "doctor": ("lit_restore.cli.doctor", "say what this machine has and what will be used"),
 }
 

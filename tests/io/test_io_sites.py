@@ -90,12 +90,18 @@ REQUIRED = {
 """Arguments without which a loader does more than it should, in any file."""
 
 NATIVE = ("?folder.mkdir", "?path.read_bytes", "os.replace", "?draft.unlink", "?.read_text")
+NVRTC = ("?path.read_bytes", "os.open", "open", "os.replace", "?draft.unlink")
 EXCEPTIONS = {
     ("lit_restore/cli/entry.py", "os.open"): "the null device, when stdout's reader has gone",
     **{
         ("lit_restore/ops/native.py", what): "compiled code kept: `ops` may not import `io`"
         for what in NATIVE
     },
+    **{
+        ("lit_restore/ops/nvrtc.py", what): "compiled code kept: `ops` may not import `io`"
+        for what in NVRTC
+    },
+    ("lit_restore/ops/selective_scan/tuned.py", "?.read_text"): "a file of the package's own",
 }
 
 

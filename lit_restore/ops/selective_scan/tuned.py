@@ -2,7 +2,7 @@
 
 An entry is a measurement of one shape on one architecture; it speaks for shapes within a factor of
 two of its number of channels (batch · groups · D) and of its length, in its type. Elsewhere the
-order of `dispatch.BACKENDS` holds. `python -m lit_restore.ops.selective_scan.tune` measures.
+order of `dispatch.BACKENDS` holds. `lit-restore tune` measures.
 """
 
 from __future__ import annotations

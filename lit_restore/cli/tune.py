@@ -1,6 +1,4 @@
-"""Measure the scan's backends on this GPU and keep what came out in the table of `tuned`.
-
-    python -m lit_restore.ops.selective_scan.tune [--out FILE]
+"""`lit-restore tune`: measure the scan's backends on this GPU, for the table of `ops…tuned`.
 
 Entries of other architectures stay; those of this one are measured anew. The file is replaced at
 the end, whole.
@@ -10,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,12 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_restore.ops.selective_scan import dispatch
+from lit_restore.errors import ExitCode, SaveError, UserError
+from lit_restore.io import fs
+from lit_restore.ops.selective_scan import dispatch, tuned
 from lit_restore.ops.selective_scan.op import PACKAGE
 from lit_restore.ops.selective_scan.scan import selective_scan
 from lit_restore.ops.selective_scan.tuned import Entry
 
-TABLE = Path(__file__).with_name("tuned.json")
+TABLE = Path(tuned.__file__).with_name("tuned.json")
 LENGTHS = (64, 256, 1024)
 CHANNELS = (8192, 32768, 131072, 524288)
 """batch · groups · D, with 2 groups of 1024."""
@@ -34,14 +32,22 @@ ROUNDS = 10
 Timer = Callable[[Callable[[], object]], float]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and write; 2 where there is nothing to measure on."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=TABLE, help="default: the package's own table")
-    options = parser.parse_args(argv)
+def register(parser: argparse.ArgumentParser) -> None:
+    """Where the table is."""
+    parser.add_argument(
+        "--out", type=Path, default=TABLE, metavar="FILE", help="default: the package's own table"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and write.
+
+    Raises:
+        UserError: there is no GPU.
+        SaveError: the disk refused.
+    """
     if not torch.cuda.is_available():
-        print("error: no CUDA device to measure on", file=sys.stderr)
-        return 2
+        raise UserError("no CUDA device to measure on", where="tune")
     names = [
         name
         for name, devices in dispatch.BACKENDS.items()
@@ -51,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     major, minor = torch.cuda.get_device_capability()
     entries = measure(f"sm_{major}{minor}", names, "cuda", milliseconds)
-    update(options.out, entries)
-    print(f"{options.out}: {len(entries)} entries of sm_{major}{minor}")
-    return 0
+    update(args.out, entries)
+    print(f"{args.out}: {len(entries)} entries of sm_{major}{minor}")
+    return int(ExitCode.OK)
 
 
 def measure(architecture: str, names: Sequence[str], device: str, timer: Timer) -> list[Entry]:
@@ -90,17 +96,14 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 def update(path: Path, entries: Sequence[Entry]) -> None:
     """Replace the table's entries of the same architectures, whole or not at all."""
-    kept = json.loads(path.read_text(encoding="utf-8"))["entries"] if path.exists() else []
+    kept = json.loads(fs.read_text(path))["entries"] if fs.exists(path) else []
     measured = {entry.architecture for entry in entries}
     rows = [row for row in kept if row["architecture"] not in measured]
     rows += [asdict(entry) for entry in entries]
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({"entries": rows}, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        fs.write_atomic(path, json.dumps({"entries": rows}, indent=1) + "\n")
+    except OSError as error:
+        raise SaveError(f"{path}: cannot write ({error.strerror or error})") from None
 
 
 def _median(
@@ -127,7 +130,3 @@ def _draw(channels: int, length: int, dtype: torch.dtype, device: str) -> list[T
     B, C = (torch.randn(*tokens[:3], 16, device=device, dtype=dtype) for _ in range(2))
     D, bias = torch.ones(2, width, device=device), torch.full((2, width), -4.0, device=device)
     return [t.requires_grad_() for t in (u, dt, A, B, C, D, z, bias)]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

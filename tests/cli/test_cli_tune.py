@@ -1,4 +1,4 @@
-"""The table of measured backends, and how it is made."""
+"""`lit-restore tune`, and the table of measured backends that it makes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_restore.ops.selective_scan import dispatch, tune, tuned
+from lit_restore.cli import tune
+from lit_restore.cli.main import main
+from lit_restore.ops.selective_scan import dispatch, tuned
 from lit_restore.ops.selective_scan.tuned import Entry, nearest
 
 TABLE = (
@@ -73,5 +75,5 @@ def test_without_a_gpu_nothing_is_measured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert tune.main([]) == 2
-    assert capsys.readouterr().err == "error: no CUDA device to measure on\n"
+    assert main(["tune"]) == 2
+    assert capsys.readouterr().err == "error: tune: no CUDA device to measure on\n"
