@@ -103,7 +103,7 @@ def gradients(y: Tensor, inputs: list[Tensor], seed: int = 1) -> tuple[Tensor, .
 
 
 def relative(found: Tensor, true: Tensor) -> float:
-    """The largest error, relative to the largest entry."""
+    """The largest error, relative to the largest entry; itself where all entries are zero."""
     assert found.shape == true.shape
     found, true = found.detach().double(), true.detach().double()
-    return float((found - true).abs().max() / true.abs().max())
+    return float((found - true).abs().max() / (true.abs().max() or 1.0))

@@ -177,6 +177,22 @@ def test_vmap_is_a_loop(backend: str) -> None:
     assert relative(found, true) < 1e-13
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("groups", [None, 2])
+def test_vmap_over_the_gradient_of_the_output_alone(backend: str, groups: int | None) -> None:
+    """What is not mapped, the kept states too, is expanded: strides of 0."""
+    c = draw(length=18, groups=groups)
+    y = selective_scan(*c.args, backend=backend)
+    each = torch.stack([torch.randn_like(y) for _ in range(3)])
+
+    def pulled(grad: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(y, c.given, grad, retain_graph=True)
+
+    found = torch.vmap(pulled)(each)
+    for mine, theirs in zip(found, zip(*map(pulled, each), strict=True), strict=True):
+        assert relative(mine, torch.stack(theirs)) < 1e-12
+
+
 @pytest.mark.parametrize("backend", ["reference", *KERNELS], indirect=True)
 def test_vmap_of_grad_has_a_gradient_of_shared_parameters_for_each(backend: str) -> None:
     cases = [draw(seed=k) for k in range(3)]

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from scan_cases import relative
+from scan_cases import draw, gradients, relative
 from torch import Tensor
 from triton_checks import case
 
 from lit_restore.errors import UserError
+from lit_restore.ops import selective_scan
 from lit_restore.ops.selective_scan import dispatch, mamba_ssm, reference, using
 from lit_restore.ops.selective_scan.arguments import Scan
 from lit_restore.ops.selective_scan.upstream import selective_scan_fn
@@ -21,18 +22,50 @@ from lit_restore.ops.selective_scan.upstream import selective_scan_fn
 NAME = "mamba_ssm.ops.selective_scan_interface"
 
 
+def _formula(given: tuple[Tensor, ...], like: list[Tensor | None], softplus: bool) -> Tensor:
+    each = iter(given)
+    args = [None if t is None else next(each) for t in like]
+    y = selective_scan_fn(*args, softplus)  # type: ignore[arg-type]
+    assert isinstance(y, Tensor)
+    return y
+
+
 @pytest.fixture
 def stood_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """The calls that it got, in a process where mamba-ssm "is installed"."""
     calls: list[dict[str, Any]] = []
 
+    class StandIn(torch.autograd.Function):
+        """As theirs: a function of its own to autograd, which sees nothing inside it."""
+
+        @staticmethod
+        def forward(ctx: Any, softplus: bool, *args: Tensor | None) -> Any:
+            ctx.softplus = softplus
+            ctx.save_for_backward(*args)
+            with using("reference"):
+                return selective_scan_fn(*args, softplus, True)  # type: ignore[arg-type]
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:
+            with torch.enable_grad():
+                leaves = [
+                    None if t is None else t.detach().double().requires_grad_()
+                    for t in ctx.saved_tensors
+                ]
+                true = torch.func.vjp(
+                    lambda *given: _formula(given, leaves, ctx.softplus),
+                    *(t for t in leaves if t is not None),
+                )[1](grad.double())
+            found = iter(true)
+            return None, *(None if t is None else next(found).float() for t in leaves)
+
     def stand_in(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-        z: Tensor | None, bias: Tensor | None, **options: bool,
+        z: Tensor | None, bias: Tensor | None, delta_softplus: bool, return_last_state: bool,
     ) -> Any:  # fmt: skip
+        assert return_last_state
         calls.append({"u": u, "delta": delta, "A": A, "B": B, "z": z})
-        with using("reference"):
-            return selective_scan_fn(u, delta, A, B, C, D, z, bias, **options)
+        return StandIn.apply(delta_softplus, u, delta, A, B, C, D, z, bias)
 
     for name in ("mamba_ssm", "mamba_ssm.ops"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
@@ -69,6 +102,20 @@ def test_forward_and_gradients_through_its_layout(
         if mine is not None:
             assert relative(mine, theirs) < 1e-5, name
             assert mine.is_contiguous(), name
+
+
+def test_gradients_through_the_operator(
+    stood_in: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below autograd, where an operator is, nothing is recorded but a `Function`."""
+    monkeypatch.setitem(dispatch.BACKENDS, "mamba_ssm", ("cpu",))
+    c = draw(length=7, groups=2).to(torch.float32)
+    index = torch.randperm(7)
+    y = selective_scan(*c.args, index=index, backend="mamba_ssm")
+    true = c.to(torch.float64)
+    wanted = selective_scan(*true.args, index=index, backend="reference")
+    for mine, theirs in zip(gradients(y, c.given), gradients(wanted, true.given), strict=True):
+        assert relative(mine, theirs) < 1e-5
 
 
 def test_it_gets_one_type_and_contiguous_channel_major_tensors(

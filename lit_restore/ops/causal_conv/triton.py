@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_restore.ops.causal_conv.arguments import Conv
-from lit_restore.ops.selective_scan.triton import launch, unavailable
+from lit_restore.ops.selective_scan.triton import device_of, launch, unavailable
 
 __all__ = ["backward", "forward", "unavailable", "unfit"]
 
@@ -35,9 +35,10 @@ def forward(c: Conv) -> Tensor:
     if y.numel():
         x, tensors, options = _prepared(c)
         _, length, groups, channels = c.x.shape
-        conv_forward[_grid(c)](
-            x, *tensors, y, length, groups, channels, *x.stride()[:3], **options, **launch(1)
-        )
+        with device_of(x):
+            conv_forward[_grid(c)](
+                x, *tensors, y, length, groups, channels, *x.stride()[:3], **options, **launch(1)
+            )
     return y
 
 
@@ -53,10 +54,11 @@ def backward(c: Conv, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     dweight = new((*parts, c.weight.shape[-1]), dtype=torch.float32, device=c.x.device)
     if dx.numel():
         x, tensors, options = _prepared(c)
-        conv_backward[_grid(c)](
-            x, *tensors, grad.contiguous(), dx, dweight, dbias,
-            batch, length, groups, channels, *x.stride()[:3], **options, **launch(1),
-        )  # fmt: skip
+        with device_of(x):
+            conv_backward[_grid(c)](
+                x, *tensors, grad.contiguous(), dx, dweight, dbias,
+                batch, length, groups, channels, *x.stride()[:3], **options, **launch(1),
+            )  # fmt: skip
     return (
         dx,
         dweight.sum((0, 1)).to(c.weight.dtype),
@@ -66,7 +68,7 @@ def backward(c: Conv, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
 
 def _grid(c: Conv) -> tuple[int, int, int]:
     batch, length, groups, channels = c.x.shape
-    return -(-channels // _WIDTH), -(-length // _SEGMENT), batch * groups
+    return batch * groups, -(-channels // _WIDTH), -(-length // _SEGMENT)
 
 
 def _prepared(c: Conv) -> tuple[Tensor, list[Tensor], dict[str, Any]]:

@@ -24,10 +24,10 @@ def conv_backward(
     TAPS: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr, SEGMENT: tl.constexpr,
     SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Grid (channels / WIDTH, L / SEGMENT, batch · groups)."""
-    scan = tl.program_id(2).to(tl.int64)
+    """Grid (batch · groups, channels / WIDTH, L / SEGMENT)."""
+    scan = tl.program_id(0).to(tl.int64)
     b, g = scan // groups, scan % groups
-    lane = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     real = lane < channels
     of = g * channels + lane
     token = groups * channels
@@ -40,7 +40,7 @@ def conv_backward(
     grad += at
     dx += at
     index += g * length
-    start = tl.program_id(1) * SEGMENT
+    start = tl.program_id(2) * SEGMENT
     # Of the steps after the segment only the K - 1 next matter, to the segment's dx.
     last = start + SEGMENT + K - 2
     window = [
@@ -72,7 +72,7 @@ def conv_backward(
             out += taps[k] * ahead[k]
         here = lane < tl.where(mine, channels, 0)
         tl.store(dx + row * token, out.to(dx.dtype.element_ty), here)
-    part = (tl.program_id(1) * batch + b) * token + of
+    part = (tl.program_id(2) * batch + b) * token + of
     for k in tl.static_range(K):
         tl.store(dweight + part * K + K - 1 - k, dw[k], real)
     tl.store(dbias + part, db, real)

@@ -30,10 +30,10 @@ def conv_forward(
     TAPS: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr, SEGMENT: tl.constexpr,
     SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Grid (channels / WIDTH, L / SEGMENT, batch · groups)."""
-    scan = tl.program_id(2).to(tl.int64)
+    """Grid (batch · groups, channels / WIDTH, L / SEGMENT)."""
+    scan = tl.program_id(0).to(tl.int64)
     b, g = scan // groups, scan % groups
-    lane = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     real = lane < channels
     of = g * channels + lane
     taps = [tl.load(weight + of * K + K - 1 - k, real, 0.0).to(tl.float32) for k in TAPS]
@@ -43,7 +43,7 @@ def conv_forward(
     x += b * x_batch + g * x_group + lane
     y += b * length * groups * channels + of
     index += g * length
-    start = tl.program_id(1) * SEGMENT
+    start = tl.program_id(2) * SEGMENT
     # window[k] is the token k steps before the present one.
     window = [
         token_at(start - 1 - k, x, x_step, index, length, lane, channels, HAS_INDEX) for k in TAPS

@@ -152,6 +152,8 @@ def backward(s: Scan, grad: Tensor, states: Tensor) -> Grads:
         return new(shape, dtype=torch.float32, device=s.u.device)
 
     given, states = grad.to(x.u.dtype).contiguous(), states.contiguous()
+    if states.data_ptr() % 8:  # it is read in pairs; a view at an odd place can be contiguous
+        states = states.clone()
     du, ddt = (new(s.u.shape, dtype=x.u.dtype, device=s.u.device) for _ in range(2))
     dz = None if s.z is None else torch.empty_like(du)
     dB, dC = (wide(blocks, batch, length, groups, count) for _ in range(2))

@@ -50,53 +50,68 @@ def _function() -> Callable[..., Any] | str:
 
 def forward(s: Scan, *, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """See `arguments`; its own kept states are not ours, and none are kept."""
-    y, last = _run(s, _taken(s))
+    y, last = _call(s, _channel_major(s))
     kept = last.new_empty(s.states_shape(save=save))
-    return y, last.detach().reshape(s.state_shape), kept
+    return _tokens(y, s), last.detach().reshape(s.state_shape), kept
 
 
 def backward(s: Scan, grad: Tensor, states: Tensor) -> Grads:
-    """See `arguments`."""
-    given = {name: t for name in _ARGUMENTS if (t := _taken(s)[name]) is not None}
-    leaves = {name: t.detach().requires_grad_() for name, t in given.items()}
+    """See `arguments`.
+
+    Inside an operator PyTorch records nothing but what an `autograd.Function` does itself, so its
+    own inputs are the leaves, and their gradients are brought back into our layout by hand.
+    """
+    leaves = {name: t.detach().requires_grad_() for name, t in _channel_major(s).items()}
     with torch.enable_grad():
-        y, _ = _run(s, {**dict.fromkeys(_ARGUMENTS), **leaves})
-        found = torch.autograd.grad(y, list(leaves.values()), grad.to(y.dtype))
-    grads = dict(zip(leaves, found, strict=True))
-    return Grads(*(grads.get(name) for name in _ARGUMENTS)).cast_like(s)  # type: ignore[arg-type]
+        y, _ = _call(s, leaves)
+        given = _rows(grad.to(y.dtype), s.index).flatten(2).mT.contiguous()
+        found = dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), given), strict=True))
+    back: dict[str, Tensor | None] = dict.fromkeys(_ARGUMENTS)
+    for name, g in found.items():
+        if name in ("B", "C"):
+            ordered = g.permute(0, 3, 1, 2)
+            back[name] = ordered if s.index is None else rows(ordered, inverse(s.index))
+        else:
+            back[name] = _tokens(g, s) if name in _STREAMS else g.reshape(getattr(s, name).shape)
+    return Grads(*(back[name] for name in _ARGUMENTS)).cast_like(s)  # type: ignore[arg-type]
 
 
-def _taken(s: Scan) -> dict[str, Tensor | None]:
-    """All in the types that it takes: one for what changes over time, float32 for the rest."""
-    return {
-        name: None
-        if (t := getattr(s, name)) is None
-        else t.to(s.u.dtype if name in _STREAMS else torch.float32)
-        for name in _ARGUMENTS
-    }
+def _channel_major(s: Scan) -> dict[str, Tensor]:
+    """What it takes: u, dt, z (batch, G D, L), B, C (batch, G, N, L), A (G D, N), D, dt_bias (G D).
+
+    What changes over time has one type, the rest is float32.
+    """
+    found = {}
+    for name in _ARGUMENTS:
+        t: Tensor | None = getattr(s, name)
+        if t is None:
+            continue
+        if name in _STREAMS:
+            t = _rows(t.to(s.u.dtype), s.index)
+            t = t.permute(0, 2, 3, 1) if name in ("B", "C") else t.flatten(2).mT
+        else:
+            t = t.float().flatten(0, 1)
+        found[name] = t.contiguous()
+    return found
 
 
-def _run(s: Scan, taken: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
-    """Y (batch, L, G, D) in token order and the last state (batch, G D, N)."""
+def _call(s: Scan, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Y (batch, G D, L) in the order of the scan, and the last state (batch, G D, N)."""
     function = _function()
     assert not isinstance(function, str), function
-    ordered = {
-        name: rows(t, s.index) if t is not None and s.index is not None and name in _STREAMS else t
-        for name, t in taken.items()
-    }
-    whole = {
-        name: None if (t := ordered[name]) is None else t.flatten(2).mT.contiguous()
-        for name in ("u", "dt", "z")
-    }
-    A, D, bias = (
-        None if (t := ordered[name]) is None else t.flatten(0, 1) for name in ("A", "D", "dt_bias")
-    )
-    B, C = (ordered[name].permute(0, 2, 3, 1).contiguous() for name in ("B", "C"))  # type: ignore[union-attr]
     with torch.autocast(s.u.device.type, enabled=False):
         y, last = function(
-            whole["u"], whole["dt"], A, B, C, D, whole["z"], bias,
+            *(given.get(name) for name in _ARGUMENTS),
             delta_softplus=s.dt_softplus, return_last_state=True,
         )  # fmt: skip
-    y = y.mT.unflatten(-1, s.u.shape[2:])
-    y = y if s.index is None else rows(y, inverse(s.index))
-    return y.contiguous(), last
+    return y, last
+
+
+def _rows(x: Tensor, index: Tensor | None) -> Tensor:
+    return x if index is None else rows(x, index)
+
+
+def _tokens(x: Tensor, s: Scan) -> Tensor:
+    """(batch, G D, L) in the order of the scan as (batch, L, G, D) in that of the tokens."""
+    y = x.mT.reshape(s.u.shape)
+    return (y if s.index is None else rows(y, inverse(s.index))).contiguous()

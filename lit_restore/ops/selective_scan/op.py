@@ -59,7 +59,8 @@ def scan_backward_op(
     found = _kernel(backend, s)
     if states.shape[1] == 0:  # `save` was not foreseen
         states = found.forward(s, save=True)[2]
-    g = found.backward(s, grad.contiguous(), states)
+    # Under vmap what is not mapped is expanded.
+    g = found.backward(s, grad.contiguous(), states.contiguous())
     none = u.new_empty(0)
     D_, z_, bias_ = (none.clone() if t is None else t for t in (g.D, g.z, g.dt_bias))
     return g.u, g.dt, g.A, g.B, g.C, D_, z_, bias_

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,9 +22,20 @@ MOST_STATES = 64
 """Beyond it the states of a channel are more than registers hold."""
 
 
+@cache
 def unavailable() -> str | None:
-    """Why it cannot run here, in a line."""
-    return None if importlib.util.find_spec("triton") else "Triton is not installed"
+    """Why it cannot run here, in a line. With a GPU Triton is started: it needs a C compiler."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if not torch.cuda.is_available():
+        return None
+    try:
+        from triton.runtime import driver
+
+        _ = driver.active.utils
+    except Exception as error:  # no compiler, no headers, no place for its files …
+        return f"Triton does not start ({str(error).partition(chr(10))[0]})"
+    return None
 
 
 def unfit(s: Scan) -> str | None:
@@ -47,12 +60,14 @@ def forward(s: Scan, *, save: bool) -> tuple[Tensor, Tensor, Tensor]:
         batch, length, groups, channels = s.u.shape
         states = s.A.shape[-1]
         lanes = 64 if batch * groups * channels >= 1 << 16 and states <= 16 else 32
-        scan_forward[(-(-channels // lanes), batch * groups)](
-            x.u, x.dt, x.B, x.C, x.z, (x.A * _LOG2_E).mT.contiguous(), x.D, x.bias, x.index,
-            y, last, kept, length, groups, channels, -(-length // CHUNK), *x.strides,
-            STATES=tuple(range(states)), N=states, WIDTH=lanes, SAVE=save,
-            WORDS=_in_words(x.B) and _in_words(x.C), **x.options, **launch(1),
-        )  # fmt: skip
+        decay = (x.A * _LOG2_E).mT.contiguous()
+        with device_of(s.u):
+            scan_forward[(batch * groups, -(-channels // lanes))](
+                x.u, x.dt, x.B, x.C, x.z, decay, x.D, x.bias, x.index,
+                y, last, kept, length, groups, channels, -(-length // CHUNK), *x.strides,
+                STATES=tuple(range(states)), N=states, WIDTH=lanes, SAVE=save,
+                WORDS=_in_words(x.B) and _in_words(x.C), **x.options, **launch(1),
+            )  # fmt: skip
     return y, last, kept
 
 
@@ -68,19 +83,24 @@ def backward(s: Scan, grad: Tensor, states: Tensor) -> Grads:
     blocks = -(-channels // width)
     new = torch.empty if s.u.numel() else torch.zeros
     on: dict[str, Any] = {"dtype": torch.float32, "device": s.u.device}
-    du, ddt = torch.empty_like(s.u, memory_format=torch.contiguous_format), new(s.u.shape, **on)
-    ddt = ddt.to(s.dt.dtype)
-    dz = None if s.z is None else new(s.z.shape, dtype=s.z.dtype, device=s.z.device)
+    du, ddt, dz = (
+        None if t is None else new(t.shape, dtype=t.dtype, device=t.device)
+        for t in (s.u, s.dt, s.z)
+    )
+    assert du is not None
+    assert ddt is not None
     dB, dC = (new((max(1, blocks), batch, length, groups, count), **on) for _ in range(2))
     dA, dD, dbias = new(s.state_shape, **on), *(new(s.state_shape[:3], **on) for _ in range(2))
     starts = torch.empty(max(1, blocks) * batch * groups * CHUNK // 4 * width * room, **on)
     if s.u.numel():
-        scan_backward[(blocks, batch * groups)](
-            x.u, x.dt, x.B, x.C, x.z, grad.contiguous(), states, (x.A * _LOG2_E).contiguous(),
-            x.D, x.bias, x.index, du, ddt, du if dz is None else dz, dB, dC, dA, dD, dbias, starts,
-            batch, length, groups, channels, 1, *x.strides,
-            N=count, ROOM=room, WIDTH=width, **x.options, **launch(1),
-        )  # fmt: skip
+        decay = (x.A * _LOG2_E).contiguous()
+        with device_of(s.u):
+            scan_backward[(batch * groups, blocks)](
+                x.u, x.dt, x.B, x.C, x.z, grad.contiguous(), states.contiguous(), decay,
+                x.D, x.bias, x.index, du, ddt, du if dz is None else dz, dB, dC, dA, dD, dbias,
+                starts, batch, length, groups, channels, 1, *x.strides,
+                N=count, ROOM=room, WIDTH=width, **x.options, **launch(1),
+            )  # fmt: skip
     return Grads(
         du, ddt, dA.sum(0), dB.sum(0), dC.sum(0), None if s.D is None else dD.sum(0), dz,
         None if s.dt_bias is None else dbias.sum(0),
@@ -105,6 +125,11 @@ class _Prepared:
             "HAS_Z": s.z is not None, "HAS_BIAS": s.dt_bias is not None,
             "HAS_INDEX": s.index is not None,
         }  # fmt: skip
+
+
+def device_of(x: Tensor) -> AbstractContextManager[object]:
+    """What Triton launches on is the current device, whatever the tensors' is."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def launch(warps: int) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def _step(
     return tl.exp2(d[:, None] * decay) * h + (d * x)[:, None] * b[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["one"])
 def scan_backward(
     u, dt, B, C, z, grad, kept, A, D, bias, index,
     du, ddt, dz, dB, dC, dA_parts, dD_parts, dbias_parts, room,
@@ -62,14 +62,14 @@ def scan_backward(
     SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Grid (channels / WIDTH, batch · groups). A is (G, D, N) and holds A log2(e).
+    """Grid (batch · groups, channels / WIDTH). A is (G, D, N) and holds A log2(e).
 
     `one` is 1 and must be unknown to the compiler: with it the tile of the kept states looks
     scattered, and all tiles get the layout of A, four states to a lane, which sums cheaply.
     """
-    scan = tl.program_id(1).to(tl.int64)
+    scan = tl.program_id(0).to(tl.int64)
     b, g = scan // groups, scan % groups
-    lane = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     n = tl.arange(0, ROOM)
     real, state = lane < channels, n < N
     both = real[:, None] & state[None, :]
@@ -89,10 +89,10 @@ def scan_backward(
     du += at
     ddt += at
     dz += at
-    part = ((tl.program_id(0) * batch + b) * length * groups + g) * N
+    part = ((tl.program_id(1) * batch + b) * length * groups + g) * N
     dB += part
     dC += part
-    tile = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * (CHUNK // 4)
+    tile = (scan * tl.num_programs(1) + tl.program_id(1)) * (CHUNK // 4)
     starts = room + tile * (WIDTH * ROOM) + tl.arange(0, WIDTH)[:, None] * ROOM + n[None, :]
     carry, dA = tl.zeros((WIDTH, ROOM), tl.float32), tl.zeros((WIDTH, ROOM), tl.float32)
     dD, dbias = tl.zeros((WIDTH,), tl.float32), tl.zeros((WIDTH,), tl.float32)

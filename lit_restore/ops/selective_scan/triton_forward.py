@@ -40,10 +40,10 @@ def scan_forward(
     SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_INDEX: tl.constexpr, SAVE: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """Grid (channels / WIDTH, batch · groups). A is (G, N, D) and holds A log2(e)."""
-    scan = tl.program_id(1).to(tl.int64)
+    """Grid (batch · groups, channels / WIDTH). A is (G, N, D) and holds A log2(e)."""
+    scan = tl.program_id(0).to(tl.int64)
     b, g = scan // groups, scan % groups
-    lane = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     real = lane < channels
     of = g * channels + lane
     decay = [tl.load(A + (g * N + n) * channels + lane, real, 0.0) for n in STATES]
