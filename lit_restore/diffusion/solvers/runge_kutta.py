@@ -30,8 +30,9 @@ def euler(field: Field, x: Tensor, times: Tensor) -> Result:
 def heun(field: Field, x: Tensor, times: Tensor) -> Result:
     """Heun: x ← x + h/2 (v(x, t) + v(x + h v, t + h)), order 2, two evaluations a step.
 
-    A step to a time outside the field's interval, where it has no velocity to correct with, is
-    Euler's (as the last one of Karras et al., arXiv 2206.00364, algorithm 1).
+    The step to the data is Euler's (as the last one of Karras et al., arXiv 2206.00364, algorithm
+    1), as is one to a time where the field has no velocity. The velocity at the data knows nothing
+    of the noise that the step has just removed: corrected by it, half of that noise stays.
     """
     grid = times.tolist()
     low, high = field.interval
@@ -40,7 +41,7 @@ def heun(field: Field, x: Tensor, times: Tensor) -> Result:
         slope = velocity_at(field, x, t)
         ahead = x + (after - t) * slope
         nfe += 1
-        if low <= after <= high:
+        if low <= after <= high and after != 1:
             ahead = x + (after - t) / 2 * (slope + velocity_at(field, ahead, after))
             nfe += 1
         x = ahead
