@@ -57,7 +57,7 @@ def steps_for(nfe: int, solver: Solver, *, where: str = "nfe") -> int:
 
     Args:
         nfe: evaluations of the field per sample.
-        solver: of a fixed number of evaluations a step. The last step of an sde costs one.
+        solver: of a fixed number of evaluations a step.
         where: the option's name.
 
     Raises:
@@ -65,7 +65,7 @@ def steps_for(nfe: int, solver: Solver, *, where: str = "nfe") -> int:
     """
     if solver.evaluations is None:
         raise UserError("this solver's steps have no fixed cost; give steps", where=where)
-    saved = solver.evaluations - 1 if solver.kind == "sde" else 0
+    saved = solver.evaluations - 1 if solver.one_at_the_end else 0
     steps = (nfe + saved) // solver.evaluations
     if steps < 1:
         raise UserError(

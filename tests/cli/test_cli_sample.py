@@ -99,7 +99,7 @@ def test_a_sample_is_its_indexs_noise_carried_by_the_guided_prior(
         f"00000{index}-class{label}.png" for index, label in enumerate(labels.tolist())
     ]
     printed = capsys.readouterr()
-    assert "5 samples of 6 evaluations each; grid.png, samples.json" in printed.out
+    assert "5 samples of 5 evaluations each; grid.png, samples.json" in printed.out
     assert printed.err == "samples (5 of 5)\n"
 
 
@@ -420,7 +420,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no label to guide": (["--class", "none", "--guidance", "2"], "leaves nothing to guide"),
     "no solver": (["--solver", "magic"], "--solver: 'magic' is not one of euler, heun"),
     "no cost": (["--solver", "torchdiffeq:explicit_adams"], "so --nfe says nothing; take torchd"),
-    "too few": (["--nfe", "1"], "--nfe: 1 is not enough for one step"),
+    "too few": (["--solver", "midpoint", "--nfe", "1"], "--nfe: 1 is not enough for one step"),
     "not for adaptive": (["--solver", "dopri5", "--nfe", "9"], "--nfe: dopri5 has no use for it"),
     "not for fixed": (["--rtol", "0.1"], "--rtol: heun has no use for it"),
     "no tolerance": (["--solver", "dopri5", "--atol", "-1"], "--atol: -1.0 is not positive"),

@@ -89,10 +89,12 @@ def test_budgets_are_kept_and_used_up() -> None:
     costs = {"euler": 1, "heun": 2, "midpoint": 2, "dpmpp": 1, "torchdiffeq:rk4": 4}
     for name, cost in costs.items():
         assert steps_for(50, solver_named(name)) == 50 // cost
-    # The last of an SDE's steps costs one.
+    # Heun's step to the data and the last of an SDE's cost one.
     assert steps_for(51, SOLVERS["sde_heun"]) == 26
+    assert steps_for(51, SOLVERS["heun"]) == 26
+    assert steps_for(1, SOLVERS["heun"]) == 1
     with pytest.raises(UserError, match="nfe: 1 is not enough for one step"):
-        steps_for(1, SOLVERS["heun"])
+        steps_for(1, SOLVERS["midpoint"])
     with pytest.raises(UserError, match="no fixed cost"):
         steps_for(50, solver_named("torchdiffeq:explicit_adams"))
 

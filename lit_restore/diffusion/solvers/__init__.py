@@ -37,19 +37,21 @@ class Solver:
     """fixed: a step per pair of times; sde: the same, with noise; adaptive: steps of its own."""
     evaluations: int | None = None
     """Of the field a step; None for steps of its own or of changing cost."""
+    one_at_the_end: bool = False
+    """Whether the step to the data costs one evaluation, whatever the others do."""
     asks_at_the_end: bool = False
     """Whether the velocity at the last time is asked for, which must then exist."""
 
 
 SOLVERS: dict[str, Solver] = {
     "euler": Solver(run=euler, kind="fixed", evaluations=1),
-    "heun": Solver(run=heun, kind="fixed", evaluations=2),
+    "heun": Solver(run=heun, kind="fixed", evaluations=2, one_at_the_end=True),
     "midpoint": Solver(run=midpoint, kind="fixed", evaluations=2),
     "dpmpp": Solver(run=dpmpp, kind="fixed", evaluations=1),
     "dpmpp_2m": Solver(run=partial(dpmpp, exact=False), kind="fixed", evaluations=1),
     "dopri5": Solver(run=dopri5, kind="adaptive", asks_at_the_end=True),
-    "sde_euler": Solver(run=euler_maruyama, kind="sde", evaluations=1),
-    "sde_heun": Solver(run=stochastic_heun, kind="sde", evaluations=2),
+    "sde_euler": Solver(run=euler_maruyama, kind="sde", evaluations=1, one_at_the_end=True),
+    "sde_heun": Solver(run=stochastic_heun, kind="sde", evaluations=2, one_at_the_end=True),
 }
 """Short name → solver; `solver_named` also knows torchdiffeq's."""
 
