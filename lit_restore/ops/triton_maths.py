@@ -10,6 +10,19 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def place(groups, channels, WIDTH: tl.constexpr):
+    """What a program of a grid (batch · groups, channels / WIDTH, …) computes.
+
+    Its row of the batch, its group, its channels, which of them there are, and where those lie in
+    (groups, channels).
+    """
+    scan = tl.program_id(0).to(tl.int64)
+    b, g = scan // groups, scan % groups
+    lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    return b, g, lane, lane < channels, g * channels + lane
+
+
+@triton.jit
 def sigmoid(x):
     """1 / (1 + e^-x)."""
     return 1.0 / (1.0 + tl.exp2(x * -LOG2_E))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_restore.ops import native
 from lit_restore.ops.causal_conv.arguments import Conv
+from lit_restore.ops.selective_scan.arguments import adjacent
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 LEAST = 1 << 18
@@ -75,13 +76,10 @@ def backward(c: Conv, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
 def _readable(c: Conv) -> Conv:
     """In the type of the sums, all but x contiguous, neighbouring channels of x adjacent."""
     wide = torch.promote_types(c.x.dtype, torch.float32)
-    x = c.x.to(wide)
     bias = None if c.bias is None else c.bias.to(wide).contiguous()
     index = None if c.index is None else c.index.long().contiguous()
-    return Conv(
-        x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous(),
-        c.weight.to(wide).contiguous(), bias, index, c.silu,
-    )  # fmt: skip
+    weight = c.weight.to(wide).contiguous()
+    return Conv(adjacent(c.x.to(wide)), weight, bias, index, c.silu)
 
 
 def _call(what: str, c: Conv, out: object) -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from lit_restore.ops.causal_conv.arguments import Conv
+from lit_restore.ops.selective_scan.arguments import adjacent, not_single
 from lit_restore.ops.selective_scan.triton import device_of, launch, unavailable
 
 __all__ = ["backward", "forward", "unavailable", "unfit"]
 
-_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST_TAPS = 16
 """Beyond it the window is more than registers hold."""
 _WIDTH, _SEGMENT = 128, 64
@@ -20,11 +20,10 @@ _WIDTH, _SEGMENT = 128, 64
 
 def unfit(c: Conv) -> str | None:
     """Why these arguments are not for it, in a line."""
-    if c.x.dtype not in _TYPES:
-        return "it computes in float32"
-    if c.weight.shape[-1] > MOST_TAPS:
-        return f"{c.weight.shape[-1]} taps are more than {MOST_TAPS}"
-    return None
+    why = not_single(c.x)
+    if why is None and c.weight.shape[-1] > MOST_TAPS:
+        why = f"{c.weight.shape[-1]} taps are more than {MOST_TAPS}"
+    return why
 
 
 def forward(c: Conv) -> Tensor:
@@ -73,7 +72,7 @@ def _grid(c: Conv) -> tuple[int, int, int]:
 
 def _prepared(c: Conv) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
     """X with neighbouring channels adjacent; weight, bias and index, x in place of absent ones."""
-    x = c.x if c.x.stride(-1) == 1 or c.x.shape[-1] == 1 else c.x.contiguous()
+    x = adjacent(c.x)
     taps = c.weight.shape[-1]
     tensors = [x if t is None else t.contiguous() for t in (c.weight, c.bias, c.index)]
     return x, tensors, {

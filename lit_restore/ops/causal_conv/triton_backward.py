@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from lit_restore.ops.causal_conv.triton_forward import row_of, token_at
-from lit_restore.ops.triton_maths import sigmoid
+from lit_restore.ops.triton_maths import place, sigmoid
 
 
 @triton.jit
@@ -25,11 +25,7 @@ def conv_backward(
     SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INDEX: tl.constexpr,
 ):  # fmt: skip
     """Grid (batch · groups, channels / WIDTH, L / SEGMENT)."""
-    scan = tl.program_id(0).to(tl.int64)
-    b, g = scan // groups, scan % groups
-    lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    real = lane < channels
-    of = g * channels + lane
+    b, g, lane, real, of = place(groups, channels, WIDTH)
     token = groups * channels
     taps = [tl.load(weight + of * K + K - 1 - k, real, 0.0).to(tl.float32) for k in TAPS]
     shift = tl.zeros((WIDTH,), tl.float32)

@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 CHUNK = 16
 """Steps between two kept states: as much memory as u has, with 16 states."""
 
@@ -112,6 +113,23 @@ class Kernel(Protocol):
 
     def backward(self, s: Scan, grad: Tensor, states: Tensor) -> Grads:
         """See the head of this file."""
+
+
+def adjacent(x: Tensor) -> Tensor:
+    """The same numbers with neighbours along the last axis beside each other; a copy if need be."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def in_pairs(x: Tensor) -> bool:
+    """Whether the last axis of x (batch, L, G, ·) lies two by two in aligned words."""
+    even = all(step % 2 == 0 for step in (x.shape[-1], *x.stride()[:3]))
+    return even and x.data_ptr() % (2 * x.element_size()) == 0
+
+
+def not_single(*tensors: Tensor | None) -> str | None:
+    """Why a kernel whose states are float32 does not take these, in a line; None if it does."""
+    fit = all(t is None or t.dtype in _SINGLE for t in tensors)
+    return None if fit else "it computes in float32"
 
 
 def rows(x: Tensor, index: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_restore.ops import native
-from lit_restore.ops.selective_scan.arguments import CHUNK, Grads, Scan
+from lit_restore.ops.selective_scan.arguments import CHUNK, Grads, Scan, adjacent
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 SLAB = 256
@@ -109,15 +109,11 @@ def _summed(parts: Tensor) -> Tensor:
 def _readable(s: Scan) -> Scan:
     """In the type of the state, parameters and index contiguous, neighbouring channels adjacent."""
     w = s.widened()
-    u, dt, B, C = (_adjacent(t) for t in (w.u, w.dt, w.B, w.C))
+    u, dt, B, C = (adjacent(t) for t in (w.u, w.dt, w.B, w.C))
     D, bias = (None if t is None else t.contiguous() for t in (w.D, w.dt_bias))
-    z = None if w.z is None else _adjacent(w.z)
+    z = None if w.z is None else adjacent(w.z)
     index = None if w.index is None else w.index.long().contiguous()
     return Scan(u, dt, w.A.contiguous(), B, C, D, z, bias, index, w.dt_softplus)
-
-
-def _adjacent(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _call(what: str, s: Scan, out: _Out | _Back) -> None:

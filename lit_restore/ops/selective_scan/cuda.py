@@ -17,7 +17,14 @@ from torch import Tensor
 
 from lit_restore.ops import nvrtc
 from lit_restore.ops.native import address
-from lit_restore.ops.selective_scan.arguments import CHUNK, Grads, Scan
+from lit_restore.ops.selective_scan.arguments import (
+    CHUNK,
+    Grads,
+    Scan,
+    adjacent,
+    in_pairs,
+    not_single,
+)
 
 _FOLDER = Path(__file__).parent
 _HEADER = _FOLDER / "cuda_common.cuh"
@@ -90,9 +97,9 @@ def unavailable() -> str | None:
 
 def unfit(s: Scan) -> str | None:
     """Why these arguments are not for it, in a line."""
-    tensors = (s.u, s.dt, s.B, s.C, *(() if s.z is None else (s.z,)))
-    if any(t.dtype not in _KINDS for t in tensors):
-        return "it computes in float32"
+    why = not_single(s.u, s.dt, s.B, s.C, s.z)
+    if why is not None:
+        return why
     if s.A.shape[-1] > MOST_STATES:
         return f"{s.A.shape[-1]} states are more than {MOST_STATES}"
     if 4 * s.u.shape[2] * s.u.shape[3] >= _FAR:
@@ -206,10 +213,10 @@ class _Prepared:
             pairs: what is read or written by the channels of a lane at once.
             defines: the kernel's own.
         """
-        in_pairs = per == 2 and all(_in_pairs(t) for t in pairs if t is not None)
+        paired = per == 2 and all(in_pairs(t) for t in pairs if t is not None)
         known = {
             "N": self.A.shape[-1], "CHUNK": CHUNK, "PER": per, "KIND": _KINDS[self.u.dtype],
-            "PAIRS": in_pairs, "SOFTPLUS": self.softplus, "HAS_D": self.D is not None,
+            "PAIRS": paired, "SOFTPLUS": self.softplus, "HAS_D": self.D is not None,
             "HAS_Z": self.z is not None, "HAS_BIAS": self.bias is not None,
             "HAS_INDEX": self.index is not None, **defines,
         }  # fmt: skip
@@ -225,13 +232,7 @@ def _readable(x: Tensor, kind: torch.dtype) -> Tensor:
     """Of a type, neighbours along the last axis adjacent, and tokens less than 2 GiB apart."""
     x = x.to(kind)
     near = x.stride(1) * x.element_size() < _FAR
-    return x if near and (x.stride(-1) == 1 or x.shape[-1] == 1) else x.contiguous()
-
-
-def _in_pairs(x: Tensor) -> bool:
-    """Whether channels lie two by two in aligned words."""
-    even = all(step % 2 == 0 for step in (x.shape[-1], *x.stride()[:3]))
-    return even and x.data_ptr() % (2 * x.element_size()) == 0
+    return adjacent(x) if near else x.contiguous()
 
 
 def _tokens(x: Tensor | None) -> _Tokens:

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_restore.ops.selective_scan.arguments import Grads, Scan, inverse, rows
+from lit_restore.ops.selective_scan.arguments import Grads, Scan, inverse, not_single, rows
 
-_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _STREAMS = ("u", "dt", "B", "C", "z")
 _ARGUMENTS = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
 
@@ -29,11 +28,10 @@ def unavailable() -> str | None:
 
 def unfit(s: Scan) -> str | None:
     """Why these arguments are not for it, in a line."""
-    if any(t.dtype not in _TYPES for t in (s.u, s.dt, s.B, s.C)):
-        return "it computes in float32"
-    if s.A.shape[-1] > 256:
-        return f"{s.A.shape[-1]} states are more than 256"
-    return None
+    why = not_single(s.u, s.dt, s.B, s.C)
+    if why is None and s.A.shape[-1] > 256:
+        why = f"{s.A.shape[-1]} states are more than 256"
+    return why
 
 
 @cache

@@ -14,10 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_restore.ops.selective_scan.arguments import CHUNK, Grads, Scan
+from lit_restore.ops.selective_scan.arguments import (
+    CHUNK,
+    Grads,
+    Scan,
+    adjacent,
+    in_pairs,
+    not_single,
+)
 
 _LOG2_E = math.log2(math.e)
-_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST_STATES = 64
 """Beyond it the states of a channel are more than registers hold."""
 
@@ -40,12 +46,10 @@ def unavailable() -> str | None:
 
 def unfit(s: Scan) -> str | None:
     """Why these arguments are not for it, in a line."""
-    tensors = (s.u, s.dt, s.B, s.C, *(() if s.z is None else (s.z,)))
-    if any(t.dtype not in _TYPES for t in tensors):
-        return "it computes in float32"
-    if s.A.shape[-1] > MOST_STATES:
-        return f"{s.A.shape[-1]} states are more than {MOST_STATES}"
-    return None
+    why = not_single(s.u, s.dt, s.B, s.C, s.z)
+    if why is None and s.A.shape[-1] > MOST_STATES:
+        why = f"{s.A.shape[-1]} states are more than {MOST_STATES}"
+    return why
 
 
 def forward(s: Scan, *, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,7 +70,8 @@ def forward(s: Scan, *, save: bool) -> tuple[Tensor, Tensor, Tensor]:
                 x.u, x.dt, x.B, x.C, x.z, decay, x.D, x.bias, x.index,
                 y, last, kept, length, groups, channels, -(-length // CHUNK), *x.strides,
                 STATES=tuple(range(states)), N=states, WIDTH=lanes, SAVE=save,
-                WORDS=_in_words(x.B) and _in_words(x.C), **x.options, **launch(1),
+                WORDS=all(t.dtype == torch.bfloat16 and in_pairs(t) for t in (x.B, x.C)),
+                **x.options, **launch(1),
             )  # fmt: skip
     return y, last, kept
 
@@ -83,12 +88,11 @@ def backward(s: Scan, grad: Tensor, states: Tensor) -> Grads:
     blocks = -(-channels // width)
     new = torch.empty if s.u.numel() else torch.zeros
     on: dict[str, Any] = {"dtype": torch.float32, "device": s.u.device}
-    du, ddt, dz = (
-        None if t is None else new(t.shape, dtype=t.dtype, device=t.device)
-        for t in (s.u, s.dt, s.z)
-    )
-    assert du is not None
-    assert ddt is not None
+
+    def like(t: Tensor) -> Tensor:
+        return new(t.shape, dtype=t.dtype, device=t.device)
+
+    du, ddt, dz = like(s.u), like(s.dt), None if s.z is None else like(s.z)
     dB, dC = (new((max(1, blocks), batch, length, groups, count), **on) for _ in range(2))
     dA, dD, dbias = new(s.state_shape, **on), *(new(s.state_shape[:3], **on) for _ in range(2))
     starts = torch.empty(max(1, blocks) * batch * groups * CHUNK // 4 * width * room, **on)
@@ -111,8 +115,8 @@ class _Prepared:
     """The arguments as the kernels take them; absent tensors are stood in for by another."""
 
     def __init__(self, s: Scan) -> None:
-        self.u, self.dt, self.B, self.C = (_adjacent(t) for t in (s.u, s.dt, s.B, s.C))
-        self.z = self.u if s.z is None else _adjacent(s.z)
+        self.u, self.dt, self.B, self.C = (adjacent(t) for t in (s.u, s.dt, s.B, s.C))
+        self.z = self.u if s.z is None else adjacent(s.z)
         self.A = s.A.float()
         self.D, self.bias = (
             self.A if t is None else t.float().contiguous() for t in (s.D, s.dt_bias)
@@ -138,13 +142,3 @@ def launch(warps: int) -> dict[str, Any]:
     More than one stage corrupts a recurrence with some versions of Triton on Blackwell.
     """
     return {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
-
-
-def _adjacent(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def _in_words(x: Tensor) -> bool:
-    """Whether pairs of bfloat16 lie in aligned words."""
-    even = all(step % 2 == 0 for step in (x.shape[-1], *x.stride()[:3]))
-    return x.dtype == torch.bfloat16 and even and x.data_ptr() % 4 == 0

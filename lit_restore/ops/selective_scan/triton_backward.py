@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lit_restore.ops.triton_maths import LN_2, delta_of, sigmoid
+from lit_restore.ops.triton_maths import LN_2, delta_of, place, sigmoid
 
 
 @triton.jit
@@ -67,13 +67,9 @@ def scan_backward(
     `one` is 1 and must be unknown to the compiler: with it the tile of the kept states looks
     scattered, and all tiles get the layout of A, four states to a lane, which sums cheaply.
     """
-    scan = tl.program_id(0).to(tl.int64)
-    b, g = scan // groups, scan % groups
-    lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    b, g, lane, real, of = place(groups, channels, WIDTH)
     n = tl.arange(0, ROOM)
-    real, state = lane < channels, n < N
-    both = real[:, None] & state[None, :]
-    of = g * channels + lane
+    both = real[:, None] & (n < N)[None, :]
     decay = tl.load(A + of[:, None] * N + n[None, :], both, 0.0)
     skip = tl.load(D + of, real, 0.0) if HAS_D else tl.zeros((WIDTH,), tl.float32)
     shift = tl.load(bias + of, real, 0.0) if HAS_BIAS else tl.zeros((WIDTH,), tl.float32)
@@ -92,7 +88,7 @@ def scan_backward(
     part = ((tl.program_id(1) * batch + b) * length * groups + g) * N
     dB += part
     dC += part
-    tile = (scan * tl.num_programs(1) + tl.program_id(1)) * (CHUNK // 4)
+    tile = ((b * groups + g) * tl.num_programs(1) + tl.program_id(1)) * (CHUNK // 4)
     starts = room + tile * (WIDTH * ROOM) + tl.arange(0, WIDTH)[:, None] * ROOM + n[None, :]
     carry, dA = tl.zeros((WIDTH, ROOM), tl.float32), tl.zeros((WIDTH, ROOM), tl.float32)
     dD, dbias = tl.zeros((WIDTH,), tl.float32), tl.zeros((WIDTH,), tl.float32)
@@ -120,11 +116,11 @@ def scan_backward(
             for k in tl.static_range(4):
                 t = start + 3 - k
                 h, before = states[4 - k], states[3 - k]
-                row, x, raw, d, b_row, here, place = _inputs(
+                row, x, raw, d, b_row, here, valid = _inputs(
                     t, u, dt, B, index, length, shift, lane, channels, n, u_step, dt_step, B_step,
                     N, SOFTPLUS, HAS_INDEX,
                 )  # fmt: skip
-                c_row = tl.load(C + row * C_step + n, place, 0.0).to(tl.float32)
+                c_row = tl.load(C + row * C_step + n, valid, 0.0).to(tl.float32)
                 gy = tl.load(grad + row * token, here, 0.0).to(tl.float32)
                 if HAS_Z:
                     w = tl.load(z + row * z_step, here, 0.0).to(tl.float32)
@@ -134,8 +130,8 @@ def scan_backward(
                     tl.store(dz + row * token, through_gate.to(dz.dtype.element_ty), here)
                     gy *= w * s
                 G = carry + gy[:, None] * c_row[None, :]
-                tl.store(dC + row * rank + n, tl.sum(gy[:, None] * h, 0), place)
-                tl.store(dB + row * rank + n, tl.sum((d * x)[:, None] * G, 0), place)
+                tl.store(dC + row * rank + n, tl.sum(gy[:, None] * h, 0), valid)
+                tl.store(dB + row * rank + n, tl.sum((d * x)[:, None] * G, 0), valid)
                 GB = tl.sum(G * b_row[None, :], 1)
                 carry = tl.exp2(d[:, None] * decay) * G
                 through = carry * before

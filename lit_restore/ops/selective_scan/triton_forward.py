@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lit_restore.ops.triton_maths import delta_of, sigmoid
+from lit_restore.ops.triton_maths import delta_of, place, sigmoid
 
 
 @triton.jit
@@ -41,11 +41,7 @@ def scan_forward(
     HAS_INDEX: tl.constexpr, SAVE: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
     """Grid (batch · groups, channels / WIDTH). A is (G, N, D) and holds A log2(e)."""
-    scan = tl.program_id(0).to(tl.int64)
-    b, g = scan // groups, scan % groups
-    lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    real = lane < channels
-    of = g * channels + lane
+    b, g, lane, real, of = place(groups, channels, WIDTH)
     decay = [tl.load(A + (g * N + n) * channels + lane, real, 0.0) for n in STATES]
     skip = tl.load(D + of, real, 0.0) if HAS_D else tl.zeros((WIDTH,), tl.float32)
     shift = tl.load(bias + of, real, 0.0) if HAS_BIAS else tl.zeros((WIDTH,), tl.float32)
@@ -57,7 +53,7 @@ def scan_forward(
     index += g * length
     y += b * length * groups * channels + of
     h = [tl.zeros((WIDTH,), tl.float32) for n in STATES]
-    row = tl.load(index).to(tl.int64) if HAS_INDEX else scan * 0
+    row = tl.load(index).to(tl.int64) if HAS_INDEX else b * 0
     u_next = tl.load(u + row * u_step, real, 0.0)
     dt_next = tl.load(dt + row * dt_step, real, 0.0)
     z_next = tl.load(z + row * z_step, real, 0.0) if HAS_Z else u_next
