@@ -17,6 +17,7 @@ from lit_restore.ops import native
 from lit_restore.ops.selective_scan.arguments import CHUNK, Grads, Scan, adjacent
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
+_HEADERS = tuple(_SOURCE.with_name(f"cpu_{part}.h") for part in ("common", "forward", "backward"))
 SLAB = 256
 """Channels whose shares of dB and dC are summed by one thread: work is divided by batch rows,
 groups and slabs."""
@@ -63,12 +64,12 @@ class _Back(ctypes.Structure):
 
 def unavailable() -> str | None:
     """Why there is no library, in a line; None where there is one."""
-    return native.unavailable(_SOURCE, native.HEADER)
+    return native.unavailable(_SOURCE, native.HEADER, *_HEADERS)
 
 
 @cache
 def _functions() -> ctypes.CDLL:
-    return native.load(_SOURCE, native.HEADER)
+    return native.load(_SOURCE, native.HEADER, *_HEADERS)
 
 
 def forward(s: Scan, *, save: bool) -> tuple[Tensor, Tensor, Tensor]:
