@@ -1,8 +1,10 @@
-"""The selective scan on the CPU: what upstream's reference costs, our loop, our C++.
+"""The selective scan on the CPU: what upstream's reference costs, our loop, compiled, our C++.
 
-Three ways to the same numbers, float32, timed in turns: (a) `materialised`: decays and inputs of
+Four ways to the same numbers, float32, timed in turns: (a) `materialised`: decays and inputs of
 (batch, D, L, N) at once and a loop that indexes them, as mamba-ssm's CPU-capable reference does it
-(written here from the formula); (b) `loop`: `backend="reference"`; (c) `cpp`: `backend="cpu"`.
+(written here from the formula); (b) `loop`: `backend="reference"`; (c) `compiled`: such a loop by
+`torch.compile`, which writes out every step (`compile_s` is what that takes, forward and forward
+with backward); (d) `cpp`: `backend="cpu"`.
 Memory is the growth of the process's peak over forward and backward, in a process of its own for
 each length.
 
@@ -69,12 +71,35 @@ def loop(*args: Tensor) -> Tensor:
     return selective_scan(*args, backend="reference")
 
 
+def unrolled(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
+) -> Tensor:
+    """The loop of `backend="reference"` without its options, which the compiler can follow."""
+    delta = F.softplus(dt + bias)
+    h = u.new_zeros(u.shape[0], *A.shape)
+    out = []
+    for t in range(u.shape[1]):
+        decay = torch.exp(delta[:, t, :, None] * A)
+        h = decay * h + (delta[:, t] * u[:, t])[..., None] * B[:, t, None]
+        out.append((h * C[:, t, None]).sum(-1))
+    return (torch.stack(out, 1) + D * u) * F.silu(z)
+
+
+compiled = torch.compile(unrolled, fullgraph=True, dynamic=False)
+
+
 def cpp(*args: Tensor) -> Tensor:
     """The C++ kernel."""
     return selective_scan(*args, backend="cpu")
 
 
-WAYS: dict[str, Way] = {"materialised": materialised, "loop": loop, "cpp": cpp}
+WAYS: dict[str, Way] = {
+    "materialised": materialised,
+    "loop": loop,
+    "compiled": compiled,
+    "cpp": cpp,
+}
+TIMES_A_TURN = {"materialised": 1, "loop": 3, "compiled": 3, "cpp": 15}
 
 
 def milliseconds(way: Way, args: list[Tensor], *, backward: bool) -> float:
@@ -87,20 +112,22 @@ def milliseconds(way: Way, args: list[Tensor], *, backward: bool) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def timings(rounds: int, *, backward: bool) -> dict[str, dict[str, float]]:
-    """Median and minimum of each way, in turns; the fast one several times a turn."""
+def timings(rounds: int, *, backward: bool) -> tuple[dict[str, dict[str, float]], float]:
+    """Median and minimum of each way, in turns; the fast ones several times a turn. And what the
+    first run of the compiled one took, in seconds.
+    """
     args = draw(LENGTH)
     found: dict[str, list[float]] = {name: [] for name in WAYS}
-    for way in WAYS.values():
-        milliseconds(way, args, backward=backward)
+    first = {name: milliseconds(way, args, backward=backward) for name, way in WAYS.items()}
     for _ in range(rounds):
         for name, way in WAYS.items():
-            for _ in range({"materialised": 1, "loop": 3, "cpp": 15}[name]):
+            for _ in range(TIMES_A_TURN[name]):
                 found[name].append(milliseconds(way, args, backward=backward))
-    return {
+    times = {
         name: {"median_ms": round(statistics.median(each), 2), "min_ms": round(min(each), 2)}
         for name, each in found.items()
     }
+    return times, round(first["compiled"] / 1e3, 1)
 
 
 def peak_mib() -> float:
@@ -129,6 +156,7 @@ def ratios(times: dict[str, dict[str, float]], key: str) -> dict[str, float]:
     return {
         "materialised_over_loop": round(ms["materialised"] / ms["loop"], 1),
         "loop_over_cpp": round(ms["loop"] / ms["cpp"], 1),
+        "compiled_over_cpp": round(ms["compiled"] / ms["cpp"], 1),
         "materialised_over_cpp": round(ms["materialised"] / ms["cpp"], 1),
     }
 
@@ -146,20 +174,23 @@ def main() -> None:
         print_memory(args.memory_of[0], int(args.memory_of[1]))
         return
     load = os.getloadavg()[0]
-    times = {
+    measured = {
         "forward": timings(args.rounds, backward=False),
         "forward_backward": timings(args.rounds, backward=True),
     }
+    times = {key: value[0] for key, value in measured.items()}
     result = {
         "what": "milliseconds of one selective scan with bias, softplus, skip and gate",
         "shape": {"batch": BATCH, "D": CHANNELS, "N": STATES, "L": LENGTH, "dtype": "float32"},
         "rounds": args.rounds,
         "times": times,
+        "compile_s": {key: value[1] for key, value in measured.items()},
         "ratios_of_medians": {key: ratios(value, "median_ms") for key, value in times.items()},
         "ratios_of_minima": {key: ratios(value, "min_ms") for key, value in times.items()},
         "peak_mib_of_forward_backward": {
             name: {str(length): memory(name, length) for length in LENGTHS if _fits(name, length)}
             for name in WAYS
+            if name != "compiled"
         },
         "machine": f"{args.threads} thread(s) of a shared {platform.machine()} virtual machine, "
         f"{torch.backends.cpu.get_cpu_capability()}, no GPU",
