@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from lightning.pytorch import Callback
 
-from lit_restore.callbacks.checkpoints import Checkpoints, RunParts
+from lit_restore.callbacks.checkpoints import Checkpoints
 from lit_restore.callbacks.ema import EMA, make_twin
 from lit_restore.callbacks.guards import Guards
 from lit_restore.callbacks.horizon import Horizon
@@ -24,6 +24,7 @@ from lit_restore.callbacks.preemption import StopUse
 from lit_restore.callbacks.profile import Profile
 from lit_restore.callbacks.progress import Progress
 from lit_restore.callbacks.records import Records
+from lit_restore.callbacks.run_parts import RunParts
 from lit_restore.callbacks.samples import SampleGrid
 from lit_restore.callbacks.trace import Trace
 from lit_restore.callbacks.validation import Validation

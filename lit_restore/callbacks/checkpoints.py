@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,17 +12,13 @@ import yaml
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from lit_restore.callbacks.ema import EMA
 from lit_restore.callbacks.fingerprints import versions
 from lit_restore.callbacks.horizon import StepCallback
-from lit_restore.callbacks.metrics import Metrics
-from lit_restore.callbacks.nonfinite import NonFiniteGuard
-from lit_restore.callbacks.preemption import StopRequest, stopped_by
-from lit_restore.callbacks.records import Records
+from lit_restore.callbacks.preemption import stopped_by
 from lit_restore.callbacks.resuming import find_source, load_run, set_aside
 from lit_restore.callbacks.retention import Retention
+from lit_restore.callbacks.run_parts import RunParts
 from lit_restore.callbacks.saving import Outcome, Saver
-from lit_restore.callbacks.validation import Validation
 from lit_restore.errors import LitRestoreError, SaveError, UserError, require_at_least
 from lit_restore.io import failpoints, fs, status
 from lit_restore.training.base import TrainingModule
@@ -45,22 +40,6 @@ T = TypeVar("T")
 _FAILURES = 3
 GROUPS = ("data", "order", "batch", "model", "optimizer")
 """The groups of a run's fingerprint."""
-
-
-@dataclass
-class RunParts:
-    """The other callbacks whose state a checkpoint holds, and the run they belong to."""
-
-    run_dir: Path
-    config: dict[str, Any]
-    """The resolved configuration."""
-    metrics: Metrics
-    validation: Validation
-    guard: NonFiniteGuard
-    ema: EMA
-    records: tuple[Records, ...]
-    """Cut back to the checkpoint when the run is resumed."""
-    stop: StopRequest
 
 
 class Checkpoints(StepCallback):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lit_restore.callbacks.fingerprints import check_fingerprint
 from lit_restore.callbacks.horizon import set_position
+from lit_restore.callbacks.run_parts import RunParts
 from lit_restore.errors import UserError
 from lit_restore.io import folder, fs
 from lit_restore.training.base import TrainingModule
@@ -22,9 +23,6 @@ from lit_restore.weights.checkpoint import (
     samples_of,
 )
 from lit_restore.weights.transfer import load_stored
-
-if TYPE_CHECKING:
-    from lit_restore.callbacks.checkpoints import RunParts
 
 _log = logging.getLogger(__name__)
 
