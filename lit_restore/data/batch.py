@@ -21,6 +21,8 @@ class Batch(TypedDict):
     (B, 3, 0, 0) where the data hold arrays alone."""
     degraded: NotRequired[Tensor]
     """(B, 3, h, w), the degraded image; may leave [0, 1] where noise is not clipped."""
+    restored: NotRequired[Tensor]
+    """(B, 3, H, W), [0, 1]: what a restoration network made of the degraded image."""
     label: NotRequired[Tensor]
     """(B,) int64 class labels."""
     latent: NotRequired[Tensor]
@@ -44,6 +46,7 @@ class Sample:
     image: npt.NDArray[np.uint8]
     """(H, W, 3); (0, 0, 3) for a sample that is an array alone."""
     degraded: npt.NDArray[np.uint8] | None = None
+    restored: npt.NDArray[np.uint8] | None = None
     label: int | None = None
     array: npt.NDArray[np.generic] | None = None
     weight: float = 1.0
@@ -53,7 +56,7 @@ class Sample:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        arrays = (self.image, self.degraded, self.array)
+        arrays = (self.image, self.degraded, self.restored, self.array)
         return sum(array.nbytes for array in arrays if array is not None)
 
 
@@ -93,6 +96,8 @@ def collate(samples: Sequence[Sample | Refusal]) -> Batch | Refusal:
     )
     if all(sample.degraded is not None for sample in good):
         batch["degraded"] = _stack([s.degraded for s in good if s.degraded is not None])
+    if all(sample.restored is not None for sample in good):
+        batch["restored"] = _stack([s.restored for s in good if s.restored is not None])
     if all(sample.label is not None for sample in good):
         batch["label"] = torch.tensor([s.label for s in good], dtype=torch.int64)
     if len(arrays) == len(good):

@@ -118,7 +118,7 @@ def decode_others(sample: Sample, data: Mapping[str, bytes], *, name: str) -> No
 
     Args:
         sample: with its image.
-        data: field (degraded, label, array) → the member's bytes.
+        data: field (degraded, restored, label, array) → the member's bytes.
         name: the sample's name for the error line.
 
     Raises:
@@ -126,6 +126,8 @@ def decode_others(sample: Sample, data: Mapping[str, bytes], *, name: str) -> No
     """
     if "degraded" in data:
         sample.degraded = decode_image(data["degraded"], name=f"{name} (degraded)")
+    if "restored" in data:
+        sample.restored = decode_image(data["restored"], name=f"{name} (restored)")
     if "label" in data:
         sample.label = decode_label(data["label"], name=name)
     if "array" in data:

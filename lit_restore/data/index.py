@@ -15,8 +15,9 @@ from lit_restore.errors import UserError
 from lit_restore.io import archive, fs
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
+_PICTURES = ("image", "degraded", "restored")
 
-FIELDS = ("image", "degraded", "label", "array")
+FIELDS = (*_PICTURES, "label", "array")
 """What a sample can hold. `image.jpg` and plain `jpg` are the image."""
 
 
@@ -44,13 +45,14 @@ class ShardIndex:
 def field_of(extension: str) -> str | None:
     """The field that a member's extension (all after the first dot) stands for, or None.
 
-    `jpg`, `image.png` → image; `degraded.webp` → degraded; `cls` → label; `npy` → array.
+    `jpg`, `image.png` → image; `degraded.webp` → degraded; `restored.png` → restored;
+    `cls` → label; `npy` → array.
     """
     parts = extension.lower().split(".")
     kind = parts[-1]
     if kind in _IMAGES:
         name = parts[-2] if len(parts) > 1 else "image"
-        return name if name in ("image", "degraded") else None
+        return name if name in _PICTURES else None
     return {"cls": "label", "npy": "array"}.get(kind)
 
 

@@ -174,7 +174,7 @@ def _some_headers(shards: Sequence[ShardIndex]) -> Iterator[images.ImageHeader |
         with fs.open_read(shard.path) as file:
             for entry in shard.entries[-first % step :: step]:
                 where = f"{shard.path}: {entry.key}"
-                for name in sorted({"image", "degraded"} & entry.fields.keys()):
+                for name in sorted({"image", "degraded", "restored"} & entry.fields.keys()):
                     yield _header(file, entry.fields[name], where)
                 if "array" in entry.fields:
                     span = entry.fields["array"]

@@ -42,7 +42,7 @@ class Manifest:
     """What a folder of shards holds."""
 
     fields: tuple[str, ...]
-    """What every sample has, of array, degraded, image, label; sorted."""
+    """What every sample has, of array, degraded, image, label, restored; sorted."""
     count: int
     """Samples in all shards."""
     classes: tuple[str, ...]

@@ -232,6 +232,8 @@ class ShardDataModule(LightningDataModule):
         double = self.trainer is not None and str(self.trainer.precision).startswith("64")
         dtype = torch.float64 if double else torch.float32
         batch["image"] = batch["image"].to(dtype).div_(255)
+        if "restored" in batch:
+            batch["restored"] = batch["restored"].to(dtype).div_(255)
         if "degraded" in batch:
             batch["degraded"] = batch["degraded"].to(dtype).div_(255)
         elif self.degradation is not None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from lit_restore.errors import UserError
 from lit_restore.evaluation.given import with_mend
-from lit_restore.io import fs
 from lit_restore.io.wording import shown
 from lit_restore.networks import apply_padded
 from lit_restore.weights.loading import LoadedNetwork, load_network
@@ -68,7 +67,7 @@ def network_method(text: str, *, profile: str | None, device: torch.device) -> M
     return Method(
         name=name,
         restore=denoise_with(net, device),
-        identity={"sha256": _digest(loaded.source), "profile": loaded.info.get("profile")},
+        identity={"sha256": loaded.digest, "profile": loaded.info.get("profile")},
         network=net,
         channels=image_channels(loaded),
     )
@@ -155,7 +154,3 @@ def pick_device(text: str) -> torch.device:
         raise UserError("this machine has no usable GPU; use auto or cpu", where="--device cuda")
     return torch.device("cuda" if present and text != "cpu" else "cpu")
 
-
-def _digest(source: Path) -> str:
-    """Of an exported file, or of the manifest that holds the hashes of a checkpoint's files."""
-    return fs.sha256(source / "manifest.json" if fs.is_dir(source) else source)

@@ -193,9 +193,9 @@ class _Member:
 
 
 def _is_picture(name: str) -> bool:
-    # In a shard of pairs `0001.degraded.png` is the other picture of sample 0001.
+    # In a shard of pairs `0001.degraded.png` is another picture of sample 0001.
     path = PurePosixPath(name)
-    return path.suffix.lower() in _EXTENSIONS and not path.stem.endswith(".degraded")
+    return path.suffix.lower() in _EXTENSIONS and not path.stem.endswith((".degraded", ".restored"))
 
 
 def key_of(name: str) -> str:

@@ -29,6 +29,12 @@ class LoadedNetwork:
     source: Path
     """The file or checkpoint folder that was read."""
 
+    @property
+    def digest(self) -> str:
+        """sha256 of the file, or of the manifest that holds the hashes of a checkpoint's files."""
+        folder_ = fs.is_dir(self.source)
+        return fs.sha256(self.source / "manifest.json" if folder_ else self.source)
+
 
 def load_network(path: str | PathLike[str], *, profile: str | None = None) -> LoadedNetwork:
     """The network in an exported file, a checkpoint folder, or a run's newest checkpoint.

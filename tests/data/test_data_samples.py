@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 from conftest import encoded, picture, write_tar
 
 from lit_restore.data.batch import Refusal, Sample, collate
@@ -18,11 +17,7 @@ from lit_restore.data.samples import (
     Augmentation,
     OrderedSamples,
     TrainingSamples,
-    _turn,
-    centre_crop,
-    random_crop,
 )
-from lit_restore.errors import UserError
 
 ALL = Augmentation(crop=16, flip=True, rotate=True)
 
@@ -49,19 +44,6 @@ def test_a_sample_is_a_function_of_seed_and_position(make_shards: Callable[..., 
     assert any((read(other, k).image != images[k]).any() for k in range(12))
 
 
-def test_crops_lie_inside_and_pairs_stay_aligned() -> None:
-    image = picture(0, 24, 32)
-    degraded = image[::2, ::2]
-    places = set()
-    for seed in range(40):
-        high, low = random_crop(image, degraded, 8, np.random.default_rng(seed))
-        assert low is not None
-        assert high.shape == (8, 8, 3)
-        np.testing.assert_array_equal(low, high[::2, ::2])
-        places.add(high.tobytes())
-    assert len(places) > 20
-
-
 def test_the_eight_turns_are_all_drawn_equally_often(make_shards: Callable[..., Path]) -> None:
     samples = samples_of(make_shards([1]), augmentation=replace(ALL, crop=40))
     square = Augmentation(crop=None, flip=True, rotate=True)
@@ -82,8 +64,6 @@ def test_an_impossible_crop_is_refused_in_words(make_shards: Callable[..., Path]
     assert refusal.where is not None
     assert refusal.where.endswith((": 00000", ": 00001"))
     assert collate([refusal]) is refusal
-    with pytest.raises(UserError, match="no whole scale"):
-        centre_crop(picture(0, 24, 32), picture(0, 11, 16), 8)
 
 
 def test_a_corrupt_member_is_replaced_by_the_next_position_and_named(tmp_path: Path) -> None:
@@ -106,12 +86,3 @@ def test_validation_padding_has_weight_zero(make_shards: Callable[..., Path]) ->
     samples = OrderedSamples(open_source(str(make_shards([3])), key="data.val"), crop=24)
     assert [read(samples, k).weight for k in range(5)] == [1, 1, 1, 0, 0]
     assert read(samples, 0).image.shape == (24, 24, 3)
-
-
-@pytest.mark.parametrize("cut", [(slice(None), slice(None)), (slice(3, 20), slice(5, 17))])
-def test_a_turn_is_that_of_numpy(cut: tuple[slice, slice]) -> None:
-    image = picture(0)[cut]
-    for mirror in (False, True):
-        for turns in range(4):
-            expected = np.rot90(image[:, ::-1] if mirror else image, turns)
-            np.testing.assert_array_equal(_turn(image, mirror, turns), expected)
