@@ -233,6 +233,7 @@ class Checkpoints(StepCallback):
                 "config": parts.config,
                 "versions": versions(),
                 "fingerprint": fingerprint(module),
+                "frozen": dict(module.frozen),
                 "metrics": metrics,
                 "validation_pending": parts.validation.pending,
                 "nonfinite_in_a_row": parts.guard.in_a_row,
@@ -264,9 +265,12 @@ class Checkpoints(StepCallback):
 def fingerprint(module: TrainingModule) -> dict[str, Any]:
     """What must be the same in all parts of a run."""
     shapes = {name: [list(t.shape), str(t.dtype)] for name, t in module.net.state_dict().items()}
+    model: dict[str, Any] = {"network": module.net.kind, "tensors": shapes}
+    if module.frozen:
+        model["frozen"] = dict(module.frozen)
     return {
         **module.data.fingerprint(),
-        "model": {"network": module.net.kind, "tensors": shapes},
+        "model": model,
         "optimizer": {"name": module.optimizer_options.name},
     }
 

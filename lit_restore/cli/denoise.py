@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lit_restore.cli.pictures import targets_of, with_channels
 from lit_restore.errors import ExitCode, UserError
 from lit_restore.evaluation import given
 from lit_restore.io import fs
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lit_restore.evaluation.methods import Restore
 
 _EXPLANATION = """\
@@ -23,8 +21,6 @@ Writes IMAGE's stem with .denoised.png beside it, 8 bits, upright. The noise lev
 levels of an 8-bit picture (0 to 255 is black to white): 5 is a little noise, 25 is a lot, 50 hides
 detail; `auto` estimates it from the picture's finest wavelets. Too low leaves noise, too high
 smooths. Exit code 3: some pictures failed, the others are written."""
-_LONGEST_NAME = 255 - len("tmp--01234567")
-"""Bytes of a result's name; while it is written it carries a few more."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +55,7 @@ def run(args: argparse.Namespace) -> int:
     given.check_background(args.background)
     if args.out is not None:
         given.check_out(args.out)
-    for source in args.images:
-        _check_source(source)
-    targets = _targets(args.images, args.out, force=args.force)
+    targets = targets_of(args.images, args.out, ".denoised.png", force=args.force)
     job = _job(args)
     failed = 0
     for source, target in targets.items():
@@ -92,48 +86,6 @@ def _level(text: str) -> float | None:
             where=f"--sigma {text}",
         )
     return value / 255
-
-
-def _check_source(source: Path) -> None:
-    """Refuse what is no file at all; what is in it shows when its turn comes."""
-    if fs.is_dir(source):
-        raise UserError(f"is a folder; give its pictures: {source}/*.png", where=source)
-    if "*" in source.name and not fs.exists(source):
-        raise UserError("no such picture; the pattern matches no file", where=source)
-    try:
-        fs.open_read(source).close()
-    except UserError as error:
-        raise given.with_mend(error, "check its name, and the folder you are in") from None
-
-
-def _targets(sources: list[Path], out: Path | None, *, force: bool) -> dict[Path, Path]:
-    """Source → where its result goes; no two to one place."""
-    targets: dict[Path, Path] = {}
-    first: dict[str, Path] = {}
-    for source in dict.fromkeys(sources):
-        target = (source.parent if out is None else out) / f"{source.stem}.denoised.png"
-        # Two spellings of one folder are one place.
-        other = first.setdefault(os.path.realpath(target), source)
-        if other != source and os.path.realpath(other) == os.path.realpath(source):
-            continue
-        if other != source:
-            raise UserError(
-                f"{other} would be written to the same {target}; rename one, or denoise them one "
-                "by one into an --out each",
-                where=source,
-            )
-        _check_target(target, force=force)
-        targets[source] = target
-    return targets
-
-
-def _check_target(target: Path, *, force: bool) -> None:
-    if len(os.fsencode(target.name)) > _LONGEST_NAME:
-        raise UserError("is too long a name for a result; rename the picture", where=target)
-    if fs.is_dir(target):
-        raise UserError("is a folder where the result would be; rename it", where=target)
-    if fs.exists(target) and not force:
-        raise UserError("exists; --force overwrites it", where=target)
 
 
 def _job(args: argparse.Namespace) -> _Job:
@@ -176,7 +128,7 @@ class _Job:
             sigma = estimate_sigma(noisy) if level is None else level
         except UserError as error:
             raise UserError(error.message, where=source) from None
-        fitting = _with_channels(noisy, self.channels, source)
+        fitting = with_channels(noisy, self.channels, source)
         try:
             estimate = restore_tiled(self.restore, fitting, sigma)
         except (RuntimeError, MemoryError) as error:
@@ -188,16 +140,3 @@ class _Job:
         fs.make_dir(target.parent)
         images.write_png(target, to_uint8(estimate)[0])
         return sigma
-
-
-def _with_channels(noisy: Tensor, channels: int, source: Path) -> Tensor:
-    """A grey picture as three equal channels for a network of colours."""
-    if noisy.shape[1] == channels:
-        return noisy
-    if noisy.shape[1] == 1:
-        return noisy.expand(-1, channels, -1, -1)
-    raise UserError(
-        "is a colour picture, the network takes grey ones; convert it to grey, or give a --ckpt "
-        "for colour",
-        where=source,
-    )

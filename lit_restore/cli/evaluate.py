@@ -124,6 +124,19 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--strip-suffix", metavar="REGEX", help="cut from the ends of names before pairing")
     add("--allow-missing", action="store_true", help="measure the pairs there are")
+    add(
+        "--weights-dir",
+        type=given.path,
+        metavar="DIR",
+        help="weights of perceptual metrics, before $LIT_RESTORE_WEIGHTS and torch hub's cache",
+    )
+    add(
+        "--require",
+        type=given.names,
+        default=(),
+        metavar="A,B",
+        help="perceptual metrics that may not stay blank (exit code 2 without their weights)",
+    )
     _common_arguments(parser)
 
 
@@ -185,6 +198,8 @@ def _compare(args: argparse.Namespace, command: str) -> int:
             allow_missing=args.allow_missing,
             background=args.background,
             pictures=args.pictures,
+            weights_dir=args.weights_dir,
+            require=args.require,
             command=command,
         )
     )

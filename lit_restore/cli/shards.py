@@ -1,4 +1,4 @@
-"""`lit-restore shards make | encode | inspect | verify`: data sets in webdataset's format."""
+"""`lit-restore shards make | encode | restore | inspect | verify`: webdataset shards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lit_restore.cli import shards_encode, shards_make
+from lit_restore.cli import shards_encode, shards_make, shards_restore
 from lit_restore.data.inspection import Summary, summarise, verify
 from lit_restore.errors import ExitCode, UserError
 from lit_restore.io.wording import human_size, shown
@@ -15,11 +15,14 @@ _SHOWN = 20
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Declare the four actions and their options."""
+    """Declare the five actions and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     shards_make.register(actions.add_parser("make", help="pack pictures and arrays into shards"))
     shards_encode.register(
         actions.add_parser("encode", help="turn pictures into latents of an autoencoder")
+    )
+    shards_restore.register(
+        actions.add_parser("restore", help="put a restoration network's outputs beside pictures")
     )
     inspect = actions.add_parser("inspect", help="say what shards hold")
     check = actions.add_parser("verify", help="check hashes and counts, with --decode all pictures")
@@ -33,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     actions = {
         "make": shards_make.run,
         "encode": shards_encode.run,
+        "restore": shards_restore.run,
         "inspect": _inspect,
         "verify": _verify,
     }

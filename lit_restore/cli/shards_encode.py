@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         compute=args.compute,
         mirrored=args.flip,
     )
-    devices = _devices(args.device, args.workers)
+    devices = devices_of(args.device, args.workers)
     source = open_source(args.source, key="SHARDS")
     manifest = encode_shards(
         source,
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         options=options,
         devices=devices,
-        classes=_classes(args.source, source),
+        classes=classes_of(args.source, source),
         readers=max(1, min(_MOST_READERS, _cores() // len(devices))),
     )
     size = human_size(sum(shard.size for shard in manifest.shards))
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _devices(wanted: str, workers: int | None) -> list[str]:
+def devices_of(wanted: str, workers: int | None) -> list[str]:
     """The device of each process."""
     import torch
 
@@ -103,7 +103,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _classes(given: str, source: Source) -> tuple[str, ...]:
+def classes_of(given: str, source: Source) -> tuple[str, ...]:
     """Names of the classes, where the pictures have a manifest."""
     from lit_restore.data.remote import RemoteSource, read_remote_manifest
 

@@ -18,7 +18,7 @@ from lit_restore.data.agreement import open_agreed
 from lit_restore.data.ahead import FollowedOrder
 from lit_restore.data.batch import Batch, Refusal, Sample, collate
 from lit_restore.data.decode import decoder_name
-from lit_restore.data.degradations import Degradation
+from lit_restore.data.degradations import Degradation, describe
 from lit_restore.data.locate import open_source
 from lit_restore.data.order import ORDER_VERSION, Order
 from lit_restore.data.plan import BatchPlan, PositionBatches, plan_batches
@@ -232,6 +232,8 @@ class ShardDataModule(LightningDataModule):
         double = self.trainer is not None and str(self.trainer.precision).startswith("64")
         dtype = torch.float64 if double else torch.float32
         batch["image"] = batch["image"].to(dtype).div_(255)
+        if self.degradation is not None and not self._is_training():
+            batch["image"] = _cut(batch["image"], self.degradation.multiple)
         if "restored" in batch:
             batch["restored"] = batch["restored"].to(dtype).div_(255)
         if "degraded" in batch:
@@ -268,11 +270,14 @@ class ShardDataModule(LightningDataModule):
     def fingerprint(self) -> dict[str, object]:
         """What must not change between the parts of one run: data, order and batch."""
         augmentation = self.augmentation
+        data: dict[str, object] = {
+            "shards": self.sources["train"].fingerprint(),
+            "decoder": decoder_name(),
+        }
+        if self.degradation is not None:
+            data["degradation"] = describe(self.degradation)
         return {
-            "data": {
-                "shards": self.sources["train"].fingerprint(),
-                "decoder": decoder_name(),
-            },
+            "data": data,
             "order": {
                 "algorithm": ORDER_VERSION,
                 "seed": self.seed,
@@ -374,10 +379,13 @@ class ShardDataModule(LightningDataModule):
             timeout=(_STUCK_FETCHING if fetching else _STUCK) if self.workers else 0,
         )
 
+    def _is_training(self) -> bool:
+        return self.trainer is not None and self.trainer.training
+
     def _degrade(self, batch: Batch, degradation: Degradation) -> Tensor:
         """Degrade sample by sample: what is drawn depends on (seed, position) alone."""
-        training = self.trainer is not None and self.trainer.training
-        names: Sequence[int | str] = batch["position"].tolist() if training else batch["key"]
+        positions = batch["position"].tolist()
+        names: Sequence[int | str] = positions if self._is_training() else batch["key"]
         device = batch["image"].device
         return torch.stack(
             [
@@ -385,6 +393,12 @@ class ShardDataModule(LightningDataModule):
                 for image, name in zip(batch["image"], names, strict=True)
             ]
         )
+
+
+def _cut(images: Tensor, multiple: int) -> Tensor:
+    """To multiples of it, at the bottom and the right; a crop of the training says so itself."""
+    height, width = (side // multiple * multiple for side in images.shape[-2:])
+    return images[..., :height, :width]
 
 
 def _below(source: Source) -> Source:

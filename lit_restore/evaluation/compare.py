@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from lit_restore.evaluation.identity import (
     versions,
 )
 from lit_restore.evaluation.methods import Method, check_names, split_name
+from lit_restore.evaluation.perceptual.meters import Meters, open_meters
+from lit_restore.evaluation.perceptual.weights import WeightFolders
 from lit_restore.evaluation.protocols import Protocol, find_protocol
 from lit_restore.evaluation.report import Outcome, Report
 from lit_restore.evaluation.rows import Row, RowWriter, read_rows
@@ -47,6 +50,10 @@ class CompareOptions:
     allow_missing: bool = False
     background: str | None = None
     pictures: int = 24
+    weights_dir: Path | None = None
+    """Searched for the weights of metrics before $LIT_RESTORE_WEIGHTS and torch hub's cache."""
+    require: tuple[str, ...] = ()
+    """Perceptual metrics that must have a value: without their weights nothing is measured."""
     command: str = ""
 
 
@@ -57,13 +64,19 @@ def compare(options: CompareOptions) -> tuple[Outcome, list[str]]:
         What was found, and remarks for the user (colour profiles that differ).
 
     Raises:
-        UserError: an option is wrong, pictures lack a partner, or a pair's sizes differ.
+        UserError: an option is wrong, pictures lack a partner, a pair's sizes differ, or weights
+            are another's or required and missing.
         OSError: the run folder cannot be written.
     """
     protocol = _protocol(options.protocol)
     check_background(options.background)
     check_pictures(options.pictures)
     check_run_folder(options.out, resume=None)
+    meters = open_meters(
+        (column.metric for column in protocol.columns),
+        WeightFolders.of(options.weights_dir),
+        require=options.require,
+    )
     named = [split_name(text, option="--pred") for text in options.preds]
     methods = [Method(name=name, restore=_given) for name, _ in named]
     check_names(methods, "--pred")
@@ -71,12 +84,13 @@ def compare(options: CompareOptions) -> tuple[Outcome, list[str]]:
     preds = {n: _side(str(path), "--pred", options.strip_suffix) for n, path in named}
     keys = _paired(target, preds, allow_missing=options.allow_missing)
     remarks = _check_pairs(keys, target, preds, options.background)
-    identity = _identity(options, protocol, keys, target, preds)
+    identity = _identity(options, protocol, keys, target, preds, meters)
     with open_run(options.out, identity, command=options.command, resume=None):
         with RowWriter(options.out) as writer:
             for key in keys:
                 for name, side in preds.items():
-                    writer.add(_row(protocol, key, name, side[key], target[key], options))
+                    row = Row(key=key, method=name, sigma=_sigma(protocol))
+                    writer.add(_scored(row, protocol, side[key], target[key], options, meters))
         report = Report(
             out=options.out,
             protocol=protocol,
@@ -195,20 +209,26 @@ def _size(picture: Picture) -> str:
     return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
 
 
-def _row(
-    protocol: Protocol, key: str, name: str, pred: Item, target: Item, options: CompareOptions
+def _sigma(protocol: Protocol) -> float:
+    return protocol.sigmas[0] if protocol.sigmas else 0.0
+
+
+def _scored(
+    row: Row,
+    protocol: Protocol,
+    pred: Item,
+    target: Item,
+    options: CompareOptions,
+    meters: Meters,
 ) -> Row:
-    row = Row(key=key, method=name, sigma=protocol.sigmas[0] if protocol.sigmas else 0.0)
     try:
         estimate = pred.picture(options.background)
         truth = truth_of(target.picture(options.background))
     except UserError as error:
-        return Row(key=row.key, method=row.method, sigma=row.sigma, error=str(error))
-    metrics, blanks = scores(protocol, truth_of(estimate), truth)
-    return Row(
-        key=row.key,
-        method=row.method,
-        sigma=row.sigma,
+        return dataclasses.replace(row, error=str(error))
+    metrics, blanks = scores(protocol, truth_of(estimate), truth, meters)
+    return dataclasses.replace(
+        row,
         width=truth.shape[1],
         height=truth.shape[0],
         metrics=metrics,
@@ -229,6 +249,7 @@ def _identity(
     keys: Sequence[str],
     target: Side,
     preds: Mapping[str, Side],
+    meters: Meters,
 ) -> Identity:
     parts: dict[str, object] = {
         "protocol": protocol.identity(),
@@ -240,6 +261,12 @@ def _identity(
         },
         "versions": versions(),
     }
+    if meters.functions or meters.missing:
+        # The weights themselves are part of the metrics' definitions.
+        parts["perceptual"] = {
+            "measured": sorted(meters.functions),
+            "missing": sorted(meters.missing),
+        }
     chosen = [target[key] for key in keys]
     by_item = digests(chosen)
     return Identity(

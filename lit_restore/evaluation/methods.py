@@ -153,4 +153,3 @@ def pick_device(text: str) -> torch.device:
     if text == "cuda" and not present:
         raise UserError("this machine has no usable GPU; use auto or cpu", where="--device cuda")
     return torch.device("cuda" if present and text != "cpu" else "cpu")
-

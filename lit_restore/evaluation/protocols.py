@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from lit_restore.errors import UserError
 from lit_restore.evaluation.metrics import Colour, Metric
+from lit_restore.evaluation.perceptual.names import PERCEPTUAL, PerceptualName
 
 JSON = dict[str, object]
 
@@ -28,9 +30,9 @@ _DEFINITIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One kind of number."""
+    """One kind of number. A perceptual metric sees the whole picture: no border, its own colour."""
 
-    metric: Metric
+    metric: Metric | PerceptualName
     colour: Colour
     border: int
     """Pixels shaved from every side before measuring."""
@@ -39,17 +41,23 @@ class Column:
 
     @property
     def name(self) -> str:
-        """Identifier, as in rows.csv: ``psnr_rgb_b0``."""
+        """Identifier, as in rows.csv: ``psnr_rgb_b0``, ``lpips-alex``."""
+        if self.metric in PERCEPTUAL:
+            return self.metric
         return f"{self.metric}_{self.colour}_b{self.border}"
 
     @property
     def title(self) -> str:
-        """For the head of a table: ``PSNR RGB b0``."""
+        """For the head of a table: ``PSNR RGB b0``, ``LPIPS-Alex``."""
+        if self.metric in PERCEPTUAL:
+            return PERCEPTUAL[self.metric].title
         return f"{self.metric.upper()} {_COLOURS[self.colour]} b{self.border}"
 
     @property
     def digits(self) -> int:
         """Decimals worth printing."""
+        if self.metric in PERCEPTUAL:
+            return PERCEPTUAL[self.metric].digits
         return 2 if self.metric == "psnr" else 4
 
 
@@ -96,18 +104,35 @@ class Protocol:
             word for c in self.columns for word in (c.metric, c.colour) if word in _DEFINITIONS
         )
         lines += [_DEFINITIONS[word] for word in used]
-        borders = sorted({column.border for column in self.columns})
+        borders = sorted({c.border for c in self.columns if c.metric not in PERCEPTUAL})
         lines.append(f"border (b): {', '.join(map(str, borders))} pixels shaved from every side")
-        return lines
+        seen = dict.fromkeys(c.metric for c in self.columns if c.metric in PERCEPTUAL)
+        return lines + [PERCEPTUAL[name].definition for name in seen]
 
 
-def _columns(border: int) -> tuple[Column, ...]:
+def _columns(border: int, colours: tuple[Colour, ...] = ("rgb", "y")) -> tuple[Column, ...]:
     metrics: tuple[Metric, ...] = ("psnr", "ssim")
-    colours: tuple[Colour, ...] = ("rgb", "y")
     return tuple(
         Column(metric=metric, colour=colour, border=border)
         for colour in colours
         for metric in metrics
+    )
+
+
+def _perceptual(*names: PerceptualName) -> tuple[Column, ...]:
+    return tuple(Column(metric=name, colour="rgb", border=0) for name in names)
+
+
+def _pairs(name: str, columns: tuple[Column, ...], summary: str) -> Protocol:
+    return Protocol(
+        name=name,
+        version=1,
+        task="compare",
+        sigmas=(),
+        columns=columns,
+        baselines=(),
+        data=None,
+        summary=f"{summary} (compare only)",
     )
 
 
@@ -136,15 +161,15 @@ _QUICKSTART = Protocol(
     summary="the three photographs that come with scikit-image (astronaut, coffee, chelsea), "
     "full size, against total variation at its best weight",
 )
-_PIXELS = Protocol(
-    name="pixels",
-    version=1,
-    task="compare",
-    sigmas=(),
-    columns=_columns(0),
-    baselines=(),
-    data=None,
-    summary="pictures of any origin against their truths (compare only)",
+_PIXELS = _pairs("pixels", _columns(0), "pictures of any origin against their truths")
+_SR_X4 = _pairs(
+    "sr-x4",
+    _columns(4) + _perceptual("lpips-alex", "niqe"),
+    "super-resolution by 4; cut both sides to multiples of 4 first",
+)
+_DEBLUR = _pairs("deblur", _columns(0, ("rgb",)) + _perceptual("lpips-alex"), "deblurred pictures")
+_RESTORE = _pairs(
+    "restore", _columns(0, ("rgb",)) + _perceptual("lpips-alex", "niqe"), "restored pictures"
 )
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -156,19 +181,48 @@ PROTOCOLS: dict[str, Protocol] = {
         _denoise("denoise-25", 25),
         _denoise("denoise-50", 50),
         _PIXELS,
+        _SR_X4,
+        _DEBLUR,
+        _RESTORE,
     )
 }
 """Name → protocol. A new one is one entry here."""
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of that name.
+    """The protocol of that name, with more columns if it names any.
+
+    Args:
+        name: of `PROTOCOLS`; ``restore+dists+niqe_d`` has those perceptual metrics beside its own.
 
     Raises:
         UserError: there is none; suggests the nearest.
     """
-    if name in PROTOCOLS:
-        return PROTOCOLS[name]
-    close = difflib.get_close_matches(name, PROTOCOLS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(PROTOCOLS)}"
-    raise UserError(f"no such protocol; {hint}", where=f"--protocol {name}")
+    base, *more = name.split("+")
+    if base not in PROTOCOLS:
+        raise _unknown("protocol", base, PROTOCOLS, where=f"--protocol {name}")
+    protocol = PROTOCOLS[base]
+    return _with_columns(protocol, more, where=f"--protocol {name}") if more else protocol
+
+
+def _with_columns(protocol: Protocol, names: list[str], *, where: str) -> Protocol:
+    if protocol.task != "compare":
+        raise UserError(
+            f"{protocol.name} takes no more columns; measure its pictures with compare and "
+            f"restore+{names[0]}",
+            where=where,
+        )
+    known: dict[str, PerceptualName] = {metric: metric for metric in PERCEPTUAL}
+    for name in names:
+        if name not in known:
+            raise _unknown("metric", name, known, where=where)
+    wanted = _perceptual(*(known[name] for name in names))
+    columns = tuple(dict.fromkeys(protocol.columns + wanted))
+    full = "+".join([protocol.name, *(c.name for c in columns if c not in protocol.columns)])
+    return dataclasses.replace(protocol, name=full, columns=columns)
+
+
+def _unknown(what: str, name: str, known: Mapping[str, object], *, where: str) -> UserError:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+    return UserError(f"no such {what}; {hint}", where=where)

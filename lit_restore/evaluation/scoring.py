@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lit_restore.errors import UserError
 from lit_restore.evaluation.metrics import Values, measure
-from lit_restore.evaluation.protocols import Protocol
+from lit_restore.evaluation.perceptual.meters import Meters
+from lit_restore.evaluation.protocols import Column, Protocol
 from lit_restore.evaluation.rows import Row
 from lit_restore.evaluation.sources import Item
 from lit_restore.evaluation.table import INFINITE
@@ -79,24 +80,38 @@ def read_output(path: Path) -> tuple[Pixels, str]:
 
 
 def scores(
-    protocol: Protocol, estimate: Values, truth: Values
+    protocol: Protocol, estimate: Values, truth: Values, meters: Meters | None = None
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Every column of a protocol for one picture, both (H, W, 1 or 3) in [0, 255].
+
+    Args:
+        protocol: its columns.
+        estimate: what is measured.
+        truth: what it is measured against.
+        meters: for the perceptual columns, where there are any.
 
     Returns:
         Column name → value, and column name → why there is none.
     """
+    meters = Meters() if meters is None else meters
     metrics, blanks = {}, {}
     for column in protocol.columns:
+        if column.metric in meters.missing:
+            blanks[column.name] = meters.missing[column.metric]
+            continue
         try:
-            value = measure(
-                column.metric, estimate, truth, colour=column.colour, border=column.border
-            )
+            value = _measured(column, estimate, truth, meters)
         except ValueError as error:
             blanks[column.name] = str(error)
             continue
         if math.isfinite(value):
             metrics[column.name] = value
         else:
-            blanks[column.name] = INFINITE
+            blanks[column.name] = INFINITE if column.metric == "psnr" else f"is {value}"
     return metrics, blanks
+
+
+def _measured(column: Column, estimate: Values, truth: Values, meters: Meters) -> float:
+    if column.metric == "psnr" or column.metric == "ssim":
+        return measure(column.metric, estimate, truth, colour=column.colour, border=column.border)
+    return meters.functions[column.metric](estimate, truth)

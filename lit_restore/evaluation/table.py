@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lit_restore.evaluation.methods import Method
+from lit_restore.evaluation.perceptual.names import PERCEPTUAL
 from lit_restore.evaluation.protocols import Column, Protocol
 from lit_restore.evaluation.rows import Row
 from lit_restore.evaluation.sources import listed
@@ -147,10 +148,13 @@ def _blanks(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         for column, why in row.blanks.items():
             found.setdefault((column, why), []).append(f"{row.key} ({row.method})")
-    return [
-        f"{column} left out for {len(names)} of {len(rows)} rows, {why}: {listed(names)}"
-        for (column, why), names in sorted(found.items())
-    ]
+    return [_blank(column, why, names, rows) for (column, why), names in sorted(found.items())]
+
+
+def _blank(column: str, why: str, names: Sequence[str], rows: Sequence[Row]) -> str:
+    if column in PERCEPTUAL and len(names) == sum(row.error is None for row in rows):
+        return f"{column} is blank, {why}"
+    return f"{column} left out for {len(names)} of {len(rows)} rows, {why}: {listed(names)}"
 
 
 def _failures(rows: Sequence[Row]) -> list[str]:

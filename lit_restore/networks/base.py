@@ -132,8 +132,27 @@ def apply_padded(net: nn.Module, x: Tensor, *args: Tensor) -> Tensor:
     rows, columns = -height % multiple, -width % multiple
     if not rows and not columns:
         return cast("Tensor", net(x, *args))
-    padded = x[..., _reflected(height, rows, x), :][..., _reflected(width, columns, x)]
+    padded = reflect_to(x, height + rows, width + columns)
     return cast("Tensor", net(padded, *args))[..., :height, :width]
+
+
+def reflect_to(images: Tensor, height: int, width: int) -> Tensor:
+    """Images reflected at the bottom and the right to a size, however small they are.
+
+    Args:
+        images: (..., H, W).
+        height: at least H.
+        width: at least W.
+
+    Returns:
+        (..., height, width).
+    """
+    rows, columns = height - images.shape[-2], width - images.shape[-1]
+    if rows:
+        images = images[..., _reflected(images.shape[-2], rows, images), :]
+    if columns:
+        images = images[..., _reflected(images.shape[-1], columns, images)]
+    return images
 
 
 def _reflected(size: int, extra: int, like: Tensor) -> Tensor:

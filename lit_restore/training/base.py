@@ -66,6 +66,8 @@ class TrainingModule(LightningModule):
         """Norm of the last step's gradient, before clipping."""
         self.step_skipped = False
         """Whether the last step was dropped because its gradient was not finite."""
+        self.frozen: Mapping[str, str] = {}
+        """Networks that the training uses and does not change: option → sha256 of the weights."""
         self._scores: list[tuple[int, dict[str, float]]] = []
 
     def check_network(self) -> None:

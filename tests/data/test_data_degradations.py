@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from lit_restore.data.degradations import (
     DEGRADATIONS,
+    Chain,
+    DefocusBlur,
     Degradation,
     Downscale,
+    GaussianBlur,
     GaussianNoise,
+    Haze,
     JpegArtifacts,
+    MotionBlur,
+    build_degradation,
+    describe,
 )
 from lit_restore.errors import UserError
 
-Kind = type[Degradation]
-every = pytest.mark.parametrize("kind", DEGRADATIONS.values(), ids=list(DEGRADATIONS))
+Kind = Callable[[], Degradation]
+NEED_OPTIONS: dict[str, Kind] = {
+    "Chain": lambda: Chain([GaussianBlur(), Downscale(2), GaussianNoise(), JpegArtifacts()]),
+}
+"""Those that cannot be built without options."""
+KINDS: dict[str, Kind] = {**DEGRADATIONS, **NEED_OPTIONS}
+every = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 
 
 def generator(seed: int) -> torch.Generator:
@@ -58,15 +71,26 @@ def test_a_sample_does_not_depend_on_its_batch(kind: Kind) -> None:
 
 @every
 def test_options_rebuild_it(kind: Kind) -> None:
-    options = kind().options
-    assert json.loads(json.dumps(options)) == options
-    again = kind(**options)
+    record = describe(kind())
+    assert json.loads(json.dumps(record)) == record
+    again = build_degradation(record)
+    assert describe(again) == record
     assert torch.equal(again(image(), generator(0)), kind()(image(), generator(0)))
 
 
 @every
 def test_the_short_name_is_the_class_name(kind: Kind) -> None:
-    assert DEGRADATIONS[kind.__name__] is kind
+    made = kind()
+    assert DEGRADATIONS[type(made).__name__] is type(made)
+
+
+@every
+def test_gray_tiny_and_double_images_are_degraded_too(kind: Kind) -> None:
+    tiny = image()[:1, :4, :4].double()
+    degraded = kind()(tiny, generator(0))
+    assert degraded.dtype == torch.float64
+    assert degraded.shape[0] == 1
+    assert degraded.isfinite().all()
 
 
 def test_gaussian_noise_has_its_level_and_is_not_clipped() -> None:
@@ -97,6 +121,8 @@ def test_downscaling_keeps_constants_and_refuses_sides_that_do_not_divide() -> N
     assert torch.allclose(Downscale(4)(flat, generator(0)), torch.full((3, 6, 8), 0.25))
     with pytest.raises(UserError, match=r"data\.crop: 32x24 does not divide by the scale 5"):
         Downscale(5)(flat, generator(0))
+    with pytest.raises(UserError, match=r"the scale 1\.7; .* restore_size"):
+        Downscale(1.7)(flat, generator(0))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +132,20 @@ def test_downscaling_keeps_constants_and_refuses_sides_that_do_not_divide() -> N
         (lambda: GaussianNoise(-0.1, 0.1), "sigma_max"),
         (lambda: JpegArtifacts(50, 20), "quality_max"),
         (lambda: JpegArtifacts(0, 20), "quality_max"),
-        (lambda: Downscale(1), "scale"),
+        (lambda: Downscale(0.5), "scale"),
+        (lambda: Downscale(2, scale_max=1.5, restore_size=True), "scale_max"),
+        (lambda: Downscale(2, scale_max=4), "scale_max: gives every sample another size"),
+        (lambda: GaussianBlur(2, 1), "sigma_max"),
+        (lambda: GaussianBlur(-1, 1), "sigma_min"),
+        (lambda: GaussianBlur(noise=-0.1), "noise"),
+        (lambda: DefocusBlur(1, 99), "radius_max"),
+        (lambda: DefocusBlur(0, 1), "radius_min"),
+        (lambda: MotionBlur(9, 3), "length_max"),
+        (lambda: MotionBlur(path="curve"), "path"),
+        (lambda: MotionBlur(anxiety=1), "anxiety"),
+        (lambda: Haze(beta_max=99), "beta_max"),
+        (lambda: Haze(light_min=-1), "light_min"),
+        (lambda: Chain([]), "steps"),
     ],
 )
 def test_impossible_options_name_their_key(make: object, key: str) -> None:

@@ -1,46 +1,13 @@
-"""What turns a clean image into a degraded one, drawn anew for every sample.
-
-To add one: a class here and its line in `DEGRADATIONS`; the tests run over that list.
-"""
+"""Degradations of values alone: Gaussian noise, and what JPEG leaves."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from lit_restore.data.degradations.base import Degradation, uniform
 from lit_restore.errors import UserError
 from lit_restore.io import images
-from lit_restore.ops.resize import imresize
-
-
-class Degradation(ABC):
-    """A random map from a clean image to a degraded one.
-
-    Args:
-        options: the subclass's own constructor arguments.
-    """
-
-    on_device: ClassVar[bool] = True
-    """Whether it runs where the image is; otherwise the image visits the CPU."""
-
-    def __init__(self, **options: float | int) -> None:
-        self.options: dict[str, float | int] = options
-        """The constructor's arguments, for fingerprints and records."""
-
-    @abstractmethod
-    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """Degrade one image.
-
-        Args:
-            image: (C, H, W) float in [0, 1]; not changed.
-            generator: all randomness; on the image's device.
-
-        Returns:
-            (C, h, w), h and w being H and W over a whole scale; may leave [0, 1].
-        """
 
 
 class GaussianNoise(Degradation):
@@ -65,8 +32,7 @@ class GaussianNoise(Degradation):
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """(C, H, W) → (C, H, W), unbounded."""
-        level = torch.rand((), generator=generator, device=generator.device)
-        sigma = (self.sigma_min + (self.sigma_max - self.sigma_min) * level).to(image)
+        sigma = uniform(self.sigma_min, self.sigma_max, generator).to(image)
         noise = torch.randn(image.shape, generator=generator, device=generator.device)
         return image + sigma * noise.to(image)
 
@@ -101,39 +67,3 @@ class JpegArtifacts(Degradation):
         data = images.jpeg_bytes(pixels.permute(1, 2, 0).contiguous().numpy(), quality)
         decoded = torch.from_numpy(images.read_picture(data, name="image").pixels.copy())
         return decoded.permute(2, 0, 1).to(image) / 255
-
-
-class Downscale(Degradation):
-    """Smaller by a whole scale, MATLAB's antialiased bicubic (`ops.resize`); not clipped.
-
-    Args:
-        scale: how many times smaller, 2 to 8.
-
-    Raises:
-        UserError: a scale out of range; when called, sides that the scale does not divide.
-    """
-
-    def __init__(self, scale: int = 4) -> None:
-        if not 2 <= scale <= 8:
-            raise UserError(f"{scale} is not within 2 to 8", where="data.degradation.scale")
-        super().__init__(scale=scale)
-        self.scale = scale
-
-    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """(C, H, W) → (C, H / scale, W / scale); overshoots [0, 1] at edges."""
-        height, width = image.shape[-2:]
-        if height % self.scale or width % self.scale:
-            raise UserError(
-                f"{width}x{height} does not divide by the scale {self.scale}; "
-                "choose a crop that does",
-                where="data.crop",
-            )
-        return imresize(image, 1 / self.scale)
-
-
-DEGRADATIONS: dict[str, type[Degradation]] = {
-    "GaussianNoise": GaussianNoise,
-    "JpegArtifacts": JpegArtifacts,
-    "Downscale": Downscale,
-}
-"""Short name → class."""

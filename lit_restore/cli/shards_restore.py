@@ -1,0 +1,81 @@
+"""`lit-restore shards restore`: restored pictures beside the clean ones, once, before training."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lit_restore.cli.shards_encode import classes_of, devices_of
+from lit_restore.errors import ExitCode, UserError
+from lit_restore.io.wording import human_size
+
+_EXPLANATION = """\
+A fusion training (task: fusion) reads the restored pictures instead of calling the restoration
+network at every step. Pictures are degraded as the network's own training degraded them, unless
+--degradation says otherwise or the shards hold pairs. Interrupted, run the same command again."""
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.description = "Restore the pictures of shards, for a training over the results."
+    parser.epilog = _EXPLANATION
+    add = parser.add_argument
+    add("source", metavar="SHARDS", help="what data.train takes: a folder, shard, pattern, URL")
+    add(
+        "--restorer",
+        required=True,
+        metavar="F",
+        help="a run of `task: regression`, or any weights of a restoration network",
+    )
+    add("--out", type=Path, required=True, help="folder of the shards; new, or an interrupted one")
+    add(
+        "--degradation",
+        metavar="YAML",
+        help="as in a recipe: '{class_path: Downscale, init_args: {scale: 4}}'",
+    )
+    add("--seed", type=int, default=0, help="of the degradation (default 0)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--workers", type=int, help="processes (default: one a GPU, or one a core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Restore, and say what there is."""
+    from lit_restore.data.locate import open_source
+    from lit_restore.data.restored_shards import restore_shards
+
+    devices = devices_of(args.device, args.workers)
+    source = open_source(args.source, key="SHARDS")
+    manifest = restore_shards(
+        source,
+        args.restorer,
+        args.out,
+        degradation=_degradation(args.degradation, args.restorer, source.read(0).degraded is None),
+        seed=args.seed,
+        devices=devices,
+        classes=classes_of(args.source, source),
+    )
+    size = human_size(sum(shard.size for shard in manifest.shards))
+    shards = f"{len(manifest.shards)} shard{'' if len(manifest.shards) == 1 else 's'}"
+    print(f"{args.out}: {manifest.count} restored pictures in {shards}, {size}")
+    return ExitCode.OK
+
+
+def _degradation(text: str | None, restorer: str, needed: bool) -> dict[str, object] | None:
+    """What is given, else that of the network's training; none for pairs."""
+    from lit_restore.data.degradations.recorded import record_of
+    from lit_restore.io.yaml import parse_yaml
+    from lit_restore.weights.fused import recorded_degradation
+    from lit_restore.weights.restorers import load_restorer
+
+    if text is not None:
+        return record_of(parse_yaml(text, where="--degradation"), where="--degradation")
+    if not needed:
+        return None
+    recorded = recorded_degradation(load_restorer(restorer).info)
+    if recorded is None:
+        raise UserError(
+            f"{restorer} was not trained on pictures degraded here, and the shards hold no pairs; "
+            "give one",
+            where="--degradation",
+        )
+    return record_of(recorded, where=restorer)

@@ -1,0 +1,152 @@
+"""A fusion training with the two networks under it, ready to restore images (DP-IR)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lit_restore.diffusion.discrete import DiscreteDiffusion
+from lit_restore.errors import UserError
+from lit_restore.inverse.fused import Estimate, FusedPrior
+from lit_restore.io import fs
+from lit_restore.networks import FUSIONS
+from lit_restore.networks.base import JSONValue, Network
+from lit_restore.networks.restoration import RestorationNetwork
+from lit_restore.weights.frozen import load_denoiser
+from lit_restore.weights.loading import LoadedNetwork, load_network
+from lit_restore.weights.prior import model_config
+from lit_restore.weights.restorers import load_restorer, weights_sha256
+
+TASK = "fusion"
+DEFAULTS: Mapping[str, float] = {"t_max": 250, "steps": 1000, "beta_min": 1e-4, "beta_max": 2e-2}
+"""What `lit_restore.training.FusionTraining` takes where its configuration leaves it out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedFusion:
+    """The three networks of DP-IR, on the CPU and in evaluation mode."""
+
+    fusion: Network
+    denoiser: Network
+    restorer: RestorationNetwork
+    diffusion: DiscreteDiffusion
+    t_max: int
+    """The largest time that the fusion network was trained for."""
+    digests: Mapping[str, str]
+    """fusion, denoiser, restorer → sha256 of the weights."""
+    degradation: JSONValue
+    """As the training's configuration has it: what the networks can be expected to undo."""
+    source: Path
+    """The checkpoint or file of the fusion network."""
+
+    def prior(self, estimate: Estimate = "fusion") -> FusedPrior:
+        """The estimate of the clean image at any time."""
+        fusion: Callable[[Tensor, Tensor, Tensor], Tensor] = self.fusion
+        return FusedPrior(self.diffusion, self.denoiser, fusion, estimate=estimate)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Name → network, the restoration network first."""
+        return {"restorer": self.restorer, "denoiser": self.denoiser, "fusion": self.fusion}
+
+
+def load_fusion(
+    path: str | PathLike[str],
+    *,
+    denoiser: str | PathLike[str] | None = None,
+    restorer: str | PathLike[str] | None = None,
+    profile: str | None = None,
+) -> LoadedFusion:
+    """The fusion network in an exported file, a checkpoint or a run, and those under it.
+
+    Args:
+        path: as `load_network` takes it.
+        denoiser: another denoiser than the one of the training, which is else looked for where it
+            was then and must be the same.
+        restorer: likewise another restoration network; needed where the training read its outputs
+            from shards.
+        profile: which average of the fusion's weights; by default the first.
+
+    Raises:
+        UserError: as `load_network`, `load_denoiser` and `load_restorer`; it was trained for
+            something else; or a network is not where it was, or not the same any more.
+    """
+    loaded = load_network(path, profile=profile)
+    if loaded.net.kind not in FUSIONS:
+        task = loaded.info.get("task", "something else")
+        known = ", ".join(FUSIONS)
+        told = f"holds a {loaded.net.kind}, trained for {task}; needed is one of {known}"
+        raise UserError(told, where=path)
+    config = model_config(loaded)
+    recorded = _recorded(loaded)
+    first = load_denoiser(_place("denoiser", denoiser, config, path), where="--denoiser").net
+    second = load_restorer(_place("restorer", restorer, config, path))
+    found = {"denoiser": weights_sha256(first.state_dict()), "restorer": second.sha256}
+    for name, given in (("denoiser", denoiser), ("restorer", restorer)):
+        if given is None and name in recorded and recorded[name] != found[name]:
+            raise UserError(
+                f"{config[name]} is not what {path} was trained over (sha256 {found[name][:12]}, "
+                f"then {recorded[name][:12]}); give it again to use it all the same",
+                where=f"--{name}",
+            )
+    numbers = {name: _number(config, name, loaded.source) for name in DEFAULTS}
+    return LoadedFusion(
+        fusion=loaded.net,
+        denoiser=first,
+        restorer=second.net,
+        diffusion=DiscreteDiffusion(
+            int(numbers["steps"]), numbers["beta_min"], numbers["beta_max"]
+        ),
+        t_max=int(numbers["t_max"]),
+        digests={"fusion": weights_sha256(loaded.net.state_dict()), **found},
+        degradation=recorded_degradation(loaded.info),
+        source=loaded.source,
+    )
+
+
+def recorded_degradation(info: Mapping[str, JSONValue]) -> JSONValue:
+    """`data.degradation` of a training's recorded configuration; None where there was none."""
+    tree: JSONValue = dict(info)
+    for key in ("config", "data", "degradation"):
+        if not isinstance(tree, dict):
+            return None
+        tree = tree.get(key)
+    return tree
+
+
+def _recorded(loaded: LoadedNetwork) -> dict[str, str]:
+    """Option → sha256 of the networks that the training used."""
+    frozen = loaded.info.get("frozen")
+    if not isinstance(frozen, dict):
+        return {}
+    return {name: str(digest) for name, digest in frozen.items()}
+
+
+def _place(
+    name: str,
+    given: str | PathLike[str] | None,
+    config: dict[str, JSONValue],
+    path: str | PathLike[str],
+) -> str | PathLike[str]:
+    if given is not None:
+        return given
+    recorded = config.get(name)
+    if not isinstance(recorded, str):
+        raise UserError(f"is needed: {path} does not name one", where=f"--{name}")
+    # FILE.tar:MEMBER is looked at by who reads it.
+    if not fs.exists(recorded) and ".tar:" not in recorded:
+        raise UserError(
+            f"{recorded}, over which {path} was trained, is not there; say where it is",
+            where=f"--{name}",
+        )
+    return recorded
+
+
+def _number(config: dict[str, JSONValue], name: str, source: Path) -> float:
+    value = config.get(name, DEFAULTS[name])
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError("is damaged: a number is expected", where=f"{source}: model.{name}")
+    return value
