@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lit_restore.cli import evaluate_sets
+from lit_restore.cli import evaluate_restoration, evaluate_sets
 from lit_restore.cli.entry import OneLineArguments, guarded
 from lit_restore.errors import ExitCode, UserError
 from lit_restore.evaluation import given
@@ -57,7 +57,7 @@ def _check_utf8(argv: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineArguments(prog=_PROGRAM, description=__doc__, formatter_class=_Plain)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="add noise, let methods remove it, measure them")
+    run = commands.add_parser("run", help="degrade pictures, let networks restore them, measure")
     _run_arguments(run)
     compare = commands.add_parser("compare", help="measure pictures against their truths")
     _compare_arguments(compare)
@@ -103,6 +103,8 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with --out where it exists; pictures that failed are not tried again",
     )
+    restoration = parser.add_argument_group("restoration (protocols such as sr-x4 and deblur)")
+    evaluate_restoration.register(restoration)
     _common_arguments(parser)
 
 
@@ -124,6 +126,15 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--strip-suffix", metavar="REGEX", help="cut from the ends of names before pairing")
     add("--allow-missing", action="store_true", help="measure the pairs there are")
+    _common_arguments(parser)
+
+
+def _common_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--protocol", required=True, metavar="P", help="see: python evaluate.py protocols")
+    add("--out", type=given.path, required=True, metavar="RUN", help="a new folder for the results")
+    add("--background", metavar="COLOUR", help="to lay transparent pictures on")
+    add("--pictures", type=int, default=24, metavar="N", help="how many to draw (default 24)")
     add(
         "--weights-dir",
         type=given.path,
@@ -137,15 +148,6 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="perceptual metrics that may not stay blank (exit code 2 without their weights)",
     )
-    _common_arguments(parser)
-
-
-def _common_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--protocol", required=True, metavar="P", help="see: python evaluate.py protocols")
-    add("--out", type=given.path, required=True, metavar="RUN", help="a new folder for the results")
-    add("--background", metavar="COLOUR", help="to lay transparent pictures on")
-    add("--pictures", type=int, default=24, metavar="N", help="how many to draw (default 24)")
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -160,8 +162,12 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _run(args: argparse.Namespace, command: str) -> int:
+    from lit_restore.evaluation.protocols import find_protocol
     from lit_restore.evaluation.runner import RunOptions, evaluate
 
+    if find_protocol(args.protocol).task != "denoise":
+        return _tell(evaluate_restoration.run(args, command))
+    evaluate_restoration.refuse(args)
     return _tell(
         evaluate(
             RunOptions(

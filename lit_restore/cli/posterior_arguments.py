@@ -34,7 +34,12 @@ def add_networks(parser: argparse.ArgumentParser) -> None:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
-def add_sampler(parser: argparse.ArgumentParser, *, tau: bool = True) -> None:
+def add_sampler(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    *,
+    tau: bool = True,
+    seed: bool = True,
+) -> None:
     """How samples are drawn."""
     add = parser.add_argument
     if tau:
@@ -57,7 +62,8 @@ def add_sampler(parser: argparse.ArgumentParser, *, tau: bool = True) -> None:
         default="fusion",
         help="to compare, one of its two arguments in the place of the fusion",
     )
-    add("--seed", type=int, default=0, help="of the noise (default 0)")
+    if seed:
+        add("--seed", type=int, default=0, help="of the noise (default 0)")
     add("--tile", type=int, metavar="PIXELS", help="largest side in one piece (default: 4 Mpx)")
 
 
@@ -82,7 +88,7 @@ def options_of(args: argparse.Namespace, *, tau: int, samples: int = 1) -> Resto
             ),
             estimate=args.estimate,
             samples=samples,
-            seed=args.seed,
+            seed=getattr(args, "seed", 0),
             tile=args.tile,
         )
     except UserError as error:

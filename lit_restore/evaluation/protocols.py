@@ -79,6 +79,9 @@ class Protocol:
     """The pictures it is defined on; None: those given."""
     quantise: Literal["uint8"] = "uint8"
     """Metrics read 8-bit PNG files."""
+    degradation: JSON | None = None
+    """``{"name": …, "options": {…}}`` of what clean pictures are degraded by before networks
+    restore them; None: degraded pictures are given, or how to make them."""
     summary: str
     """One line on what it is for."""
 
@@ -86,6 +89,8 @@ class Protocol:
         """All that makes it the protocol it is, for the run id."""
         fields = dataclasses.asdict(self)
         del fields["summary"]
+        if fields["degradation"] is None:
+            del fields["degradation"]
         return fields
 
     @property
@@ -123,7 +128,9 @@ def _perceptual(*names: PerceptualName) -> tuple[Column, ...]:
     return tuple(Column(metric=name, colour="rgb", border=0) for name in names)
 
 
-def _pairs(name: str, columns: tuple[Column, ...], summary: str) -> Protocol:
+def _pairs(
+    name: str, columns: tuple[Column, ...], summary: str, degradation: JSON | None = None
+) -> Protocol:
     return Protocol(
         name=name,
         version=1,
@@ -132,7 +139,8 @@ def _pairs(name: str, columns: tuple[Column, ...], summary: str) -> Protocol:
         columns=columns,
         baselines=(),
         data=None,
-        summary=f"{summary} (compare only)",
+        degradation=degradation,
+        summary=summary,
     )
 
 
@@ -165,7 +173,8 @@ _PIXELS = _pairs("pixels", _columns(0), "pictures of any origin against their tr
 _SR_X4 = _pairs(
     "sr-x4",
     _columns(4) + _perceptual("lpips-alex", "niqe"),
-    "super-resolution by 4; cut both sides to multiples of 4 first",
+    "super-resolution by 4 of MATLAB's bicubic; pictures are cut to multiples of 4 first",
+    {"name": "Downscale", "options": {"scale": 4}},
 )
 _DEBLUR = _pairs("deblur", _columns(0, ("rgb",)) + _perceptual("lpips-alex"), "deblurred pictures")
 _RESTORE = _pairs(

@@ -55,6 +55,8 @@ class Report:
     """Key → the clean picture in 8 bits; None if it cannot be read."""
     output: Callable[[Row], Pixels]
     """What was measured."""
+    about: Sequence[str] = ()
+    """Lines below the table: parameters and cost of the methods."""
 
     def write(self, rows: Sequence[Row]) -> Outcome:
         """All files, from all rows."""
@@ -75,7 +77,7 @@ class Report:
             total=self.total,
             of=self.of,
             seeds=self.seeds,
-            footer=[f"run {self.run_id}", self.command],
+            footer=[*self.about, f"run {self.run_id}", self.command],
         )
 
     def _draw(self, rows: Sequence[Row], table: Table) -> int:

@@ -17,7 +17,13 @@ SMALL = {
     "FFDNet": {"width": 8, "depth": 3},
     "DiMSUM": {"size": 16, "width": 64, "depth": 1, "fusion_heads": 2, "classes": 2},
     "DiT": {"size": 16, "width": 32, "depth": 1, "heads": 2, "classes": 2},
-}
+    "EDSR": {"width": 8, "depth": 1, "scale": 2},
+    "FusionNet": {"width": 8, "num_convs": 2, "growth": 4, "time_dim": 8, "residual": "average"},
+    "TimeAverage": {"time_dim": 8, "time_hidden": 8},
+    "WaveletAverage": {"levels": 2},
+    "BSRT": {"frames": 2, "width": 8, "embed": 8, "entry_depth": 1, "depths": (1,), "heads": 2,
+             "groups": 2},
+}  # fmt: skip
 
 
 def written(path, state, about):

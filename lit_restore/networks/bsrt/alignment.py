@@ -72,7 +72,7 @@ def _deformed(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Ten
 
     # How many groups have offsets of their own it infers from the channels of `offset`; the
     # groups of the convolution itself are one, as the weight's shape says.
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # as in `SpyNet`
         out: Tensor = deform_conv2d(x, offset, weight, bias, padding=(1, 1), mask=mask)
     return out
 

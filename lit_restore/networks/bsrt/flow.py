@@ -88,7 +88,9 @@ class SpyNet(nn.Module):
         Returns:
             Three flows: (B, 2, H, W), (B, 2, H/2, W/2), (B, 2, H/4, W/4).
         """
-        with torch.autocast(reference.device.type, enabled=False):
+        # The meta device, on which FLOPs are counted, has no autocast.
+        kind = "cpu" if reference.is_meta else reference.device.type
+        with torch.autocast(kind, enabled=False):
             return self._flows(reference.to(self.mean.dtype), other.to(self.mean.dtype))
 
     def _flows(self, reference: Tensor, other: Tensor) -> list[Tensor]:
