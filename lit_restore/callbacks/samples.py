@@ -18,6 +18,7 @@ from lit_restore.callbacks.horizon import StepCallback
 from lit_restore.callbacks.preemption import StopRequest
 from lit_restore.callbacks.records import Records
 from lit_restore.data.batch import Batch, Refusal, Sample, collate
+from lit_restore.data.crops import middle
 from lit_restore.data.samples import OrderedSamples
 from lit_restore.errors import UserError, require_at_least
 from lit_restore.io import failpoints, fs, images
@@ -124,8 +125,9 @@ class SampleGrid(StepCallback):
         samples = OrderedSamples(module.data.sources["val"], crop=None)
         sample = samples[number]
         if isinstance(sample, Sample):
-            sample.image = _middle(sample.image, self.size)
-            sample.degraded = None
+            degradation = module.data.degradation
+            multiple = 1 if degradation is None else degradation.multiple
+            sample = middle(sample, self.size, multiple)
         batch = collate([sample])
         if isinstance(batch, Refusal):
             raise UserError(batch.message, where=batch.where)
@@ -165,11 +167,6 @@ class _Drawing:
                 file=sys.stderr,
             )
         self.calls += 1
-
-
-def _middle(image: np.ndarray, size: int) -> np.ndarray:
-    top, left = (max(0, (side - size) // 2) for side in image.shape[:2])
-    return image[top : top + size, left : left + size]
 
 
 def tile(rows: list[dict[str, Tensor]]) -> np.ndarray:

@@ -21,6 +21,19 @@ _NOT = ("baselines", "batch")
 
 def register(parser: argparse._ArgumentGroup) -> None:
     """Declare the arguments."""
+    add_networks_and_inputs(parser, taus=_OWN["taus"])
+    add_sampler(parser, tau=False, seed=False)
+
+
+def add_networks_and_inputs(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, taus: object
+) -> None:
+    """What is restored, by which networks, at which times.
+
+    Args:
+        parser: takes the arguments.
+        taus: the default of ``--tau``.
+    """
     add = parser.add_argument
     add("--degraded", type=given.text, metavar="DIR", help="degraded pictures, of the same names")
     add(
@@ -37,13 +50,12 @@ def register(parser: argparse._ArgumentGroup) -> None:
         "--tau",
         dest="taus",
         type=_taus,
-        default=_OWN["taus"],
+        default=taus,
         metavar="5,50,…",
-        help="of fusion trainings, a row each (default 50)",
+        help="of fusion trainings, a row each",
     )
     add("--denoiser", type=given.path, metavar="F", help="another denoiser under them")
     add("--restorer", type=given.path, metavar="F", help="another restoration network under them")
-    add_sampler(parser, tau=False, seed=False)
 
 
 def refuse(args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ COMMANDS = {
     "sample": ("lit_restore.cli.sample", "make pictures with a generative training"),
     "denoise": ("lit_restore.cli.denoise", "remove noise from your own photos"),
     "restore": ("lit_restore.cli.restore", "restore your own degraded pictures (DP-IR)"),
+    "sweep-tau": ("lit_restore.cli.sweep_tau", "draw fidelity against perception over tau (DP-IR)"),
     "export": ("lit_restore.cli.export", "turn a checkpoint into one safetensors file"),
     "convert": ("lit_restore.cli.convert", "turn another project's weights into one of ours"),
     "import-weights": ("lit_restore.cli.import_weights", "bring in what perceptual metrics need"),

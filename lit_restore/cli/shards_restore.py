@@ -25,7 +25,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--restorer",
         required=True,
         metavar="F",
-        help="a run of `task: regression`, or any weights of a restoration network",
+        help="a run of `task: regression` or `task: burst`, or any weights that spandrel knows",
     )
     add("--out", type=Path, required=True, help="folder of the shards; new, or an interrupted one")
     add(
@@ -40,20 +40,30 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Restore, and say what there is."""
+    from lit_restore.data.burst_shards import is_burst_network, restore_bursts
     from lit_restore.data.locate import open_source
     from lit_restore.data.restored_shards import restore_shards
 
     devices = devices_of(args.device, args.workers)
     source = open_source(args.source, key="SHARDS")
-    manifest = restore_shards(
-        source,
-        args.restorer,
-        args.out,
-        degradation=_degradation(args.degradation, args.restorer, source.read(0).degraded is None),
-        seed=args.seed,
-        devices=devices,
-        classes=classes_of(args.source, source),
-    )
+    classes = classes_of(args.source, source)
+    if is_burst_network(args.restorer):
+        if args.degradation is not None:
+            raise UserError("bursts are made in one way; leave it out", where="--degradation")
+        manifest = restore_bursts(
+            source, args.restorer, args.out, seed=args.seed, devices=devices, classes=classes
+        )
+    else:
+        alone = source.read(0).degraded is None
+        manifest = restore_shards(
+            source,
+            args.restorer,
+            args.out,
+            degradation=_degradation(args.degradation, args.restorer, alone),
+            seed=args.seed,
+            devices=devices,
+            classes=classes,
+        )
     size = human_size(sum(shard.size for shard in manifest.shards))
     shards = f"{len(manifest.shards)} shard{'' if len(manifest.shards) == 1 else 's'}"
     print(f"{args.out}: {manifest.count} restored pictures in {shards}, {size}")

@@ -34,7 +34,7 @@ def random_crop(sample: Sample, size: int, draw: np.random.Generator) -> Sample:
     side = size // scale
     top = int(draw.integers(height - side + 1))
     left = int(draw.integers(width - side + 1))
-    return _window(sample, top, left, side, scale)
+    return _window(sample, top, left, (side, side), scale)
 
 
 def centre_crop(sample: Sample, size: int) -> Sample:
@@ -42,7 +42,23 @@ def centre_crop(sample: Sample, size: int) -> Sample:
     scale = _scale(sample, size)
     side = size // scale
     height, width = (side // scale for side in sample.image.shape[:2])
-    return _window(sample, (height - side) // 2, (width - side) // 2, side, scale)
+    return _window(sample, (height - side) // 2, (width - side) // 2, (side, side), scale)
+
+
+def middle(sample: Sample, size: int, multiple: int = 1) -> Sample:
+    """The middle of a sample of any size, to look at.
+
+    Args:
+        sample: its pictures (H, W, 3) and (H / s, W / s, 3) for a whole scale s.
+        size: the longest side that is kept of the clean picture.
+        multiple: of which the sides that are kept are, where there is no degraded picture.
+    """
+    height, width = sample.image.shape[:2]
+    low = sample.degraded
+    scale = multiple if low is None else max(1, height // max(1, low.shape[0]))
+    sides = (min(height, size) // scale, min(width, size) // scale)
+    top, left = (height // scale - sides[0]) // 2, (width // scale - sides[1]) // 2
+    return _window(sample, top, left, sides, scale)
 
 
 def turned(sample: Sample, *, mirror: bool, turns: int) -> Sample:
@@ -75,14 +91,15 @@ def _scale(sample: Sample, size: int) -> int:
     return scale
 
 
-def _window(sample: Sample, top: int, left: int, side: int, scale: int) -> Sample:
-    rows = slice(top * scale, (top + side) * scale)
-    columns = slice(left * scale, (left + side) * scale)
+def _window(sample: Sample, top: int, left: int, sides: tuple[int, int], scale: int) -> Sample:
+    bottom, right = top + sides[0], left + sides[1]
+    rows = slice(top * scale, bottom * scale)
+    columns = slice(left * scale, right * scale)
     low, restored = sample.degraded, sample.restored
     return replace(
         sample,
         image=sample.image[rows, columns],
-        degraded=None if low is None else low[top : top + side, left : left + side],
+        degraded=None if low is None else low[top:bottom, left:right],
         restored=None if restored is None else restored[rows, columns],
     )
 

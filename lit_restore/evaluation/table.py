@@ -36,6 +36,8 @@ class Line:
     total: int
     seconds: float | None
     """Median per picture."""
+    nfe: float | None = None
+    """Median evaluations per picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,7 @@ def _line(protocol: Protocol, rows: Sequence[Row], method: Method, sigma: float,
     mine = [row for row in rows if row.method == method.name and row.sigma == sigma]
     label = f"{method.family} ({method.setting})" if method.family else method.name
     seconds = [row.seconds for row in mine if row.seconds is not None and row.error is None]
+    evaluations = [row.nfe for row in mine if row.nfe is not None and row.error is None]
     first = protocol.columns[0].name
     return Line(
         sigma=sigma,
@@ -111,6 +114,7 @@ def _line(protocol: Protocol, rows: Sequence[Row], method: Method, sigma: float,
         measured=len({row.key for row in mine if first in row.metrics}),
         total=n,
         seconds=statistics.median(seconds) if seconds else None,
+        nfe=statistics.median(evaluations) if evaluations else None,
     )
 
 
@@ -205,12 +209,14 @@ def comma_separated(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = [column.name for column in table.protocol.columns]
-    writer.writerow(["sigma", "method", *names, "n", "of", "seconds"])
+    writer.writerow(["sigma", "method", *names, "n", "of", "nfe", "seconds"])
     for line in table.lines:
         numbers = [line.means[name] for name in names]
         cells = ["" if number is None else repr(number) for number in numbers]
         seconds = "" if line.seconds is None else repr(line.seconds)
-        writer.writerow([repr(line.sigma), line.label, *cells, line.measured, line.total, seconds])
+        nfe = "" if line.nfe is None else f"{line.nfe:g}"
+        counts = [line.measured, line.total, nfe, seconds]
+        writer.writerow([repr(line.sigma), line.label, *cells, *counts])
     return out.getvalue()
 
 
@@ -218,12 +224,16 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
     columns = table.protocol.columns
     levels = len(table.protocol.sigmas) > 0
     timed = any(line.seconds is not None for line in table.lines)
-    head = [*(["σ"] if levels else []), "method", *(c.title for c in columns), "n"]
+    # Of a denoiser it is always 1.
+    counted = not levels and any(line.nfe is not None for line in table.lines)
+    head = [*(["σ"] if levels else []), "method", *(c.title for c in columns)]
+    head += ["NFE", "n"] if counted else ["n"]
     body = [
         [
             *([f"{line.sigma:g}"] if levels else []),
             line.label,
             *(_number(line.means[c.name], c) for c in columns),
+            *([_evaluations(line.nfe)] if counted else []),
             str(line.total) if line.measured == line.total else f"{line.measured} of {line.total}",
             *([_seconds(line.seconds)] if timed else []),
         ]
@@ -239,6 +249,10 @@ def _wrapped(text: str) -> str:
 
 def _number(value: float | None, column: Column) -> str:
     return "–" if value is None else f"{value:.{column.digits}f}"
+
+
+def _evaluations(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
 
 
 def _seconds(value: float | None) -> str:

@@ -90,7 +90,12 @@ class FusionTraining(TrainingModule):
             net, optimizer=optimizer, schedule=schedule, clip_norm=clip_norm, seed=seed
         )
         require_at_least(1, model__t_max=t_max, model__times_per_image=times_per_image)
-        self.diffusion = DiscreteDiffusion(steps, beta_min, beta_max)
+        try:
+            self.diffusion = DiscreteDiffusion(steps, beta_min, beta_max)
+        except UserError as error:
+            raise UserError(error.message, where=f"model.{error.where}") from None
+        if not val_times:
+            raise UserError("needs at least one time", where="model.val_times")
         times = [("t_max", t_max), ("val_tau", val_tau), *(("val_times", t) for t in val_times)]
         for name, t in times:
             if not 1 <= t <= steps:
@@ -145,7 +150,7 @@ class FusionTraining(TrainingModule):
                 "them with `lit-restore shards restore`",
                 where="model.restorer",
             )
-        out: Tensor = self.restorer(degraded_of(batch, self.restorer.scale))
+        out: Tensor = self.restorer(degraded_of(batch, self.restorer.scale, where="model.restorer"))
         return out
 
     @torch.no_grad()

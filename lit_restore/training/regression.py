@@ -122,12 +122,13 @@ def restore_padded(net: nn.Module, degraded: Tensor, scale: int) -> Tensor:
     return out.float()
 
 
-def degraded_of(batch: Batch, scale: int) -> Tensor:
+def degraded_of(batch: Batch, scale: int, *, where: str = "model.net.scale") -> Tensor:
     """The degraded images of a batch, of the size that a network of `scale` takes.
 
     Args:
         batch: with clean images (B, 3, H, W).
         scale: of the network.
+        where: the option that gave it, for the error line.
 
     Returns:
         (B, 3, H / scale, W / scale).
@@ -145,8 +146,8 @@ def degraded_of(batch: Batch, scale: int) -> Tensor:
     if tuple(degraded.shape[-2:]) != wanted:
         factor = batch["image"].shape[-1] / degraded.shape[-1]
         raise UserError(
-            f"{scale} does not fit: the degraded images are {factor:g} times smaller than the "
-            "clean ones",
-            where="model.net.scale",
+            f"a scale of {scale} does not fit: the degraded images are {factor:g} times smaller "
+            "than the clean ones",
+            where=where,
         )
     return degraded

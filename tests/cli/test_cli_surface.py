@@ -86,7 +86,8 @@ def test_every_config_parses_and_names_only_known_options(
 
     from lit_restore.cli.train import main
 
-    base = [] if "trainer" not in path.parts else ["-c", str(ROOT / "configs/quickstart.yaml")]
+    presets = {"trainer", "degradation"}
+    base = [] if not presets & set(path.parts) else ["-c", str(ROOT / "configs/quickstart.yaml")]
     argv = ["fit", *base, "-c", str(path), "--print_config"]
     output = path.name.replace(".yaml", ".log")
     assert run_ranks(lambda rank: main(argv), 1) == [0], output

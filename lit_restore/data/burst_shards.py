@@ -1,0 +1,143 @@
+"""Shards of pictures → shards of what a burst network makes of bursts of them, in sRGB.
+
+Each picture becomes one burst by unprocessing, drawn from (seed, key); the network's output and the
+true picture are processed back with what was drawn, as DP-IR fuses them. Made as
+`lit_restore.data.derived_shards` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lit_restore.data.batch import Sample
+from lit_restore.data.bursts import process, synthesize_burst
+from lit_restore.data.decode import decoder_name
+from lit_restore.data.derived_part import Made, Part, ThreadedReader, write_parts
+from lit_restore.data.derived_shards import Derivation, shard_names
+from lit_restore.data.encode import Packed
+from lit_restore.data.manifest import Manifest, manifest_text
+from lit_restore.data.memory import memory_is_short
+from lit_restore.data.packing_folder import MADE_BY, PackingPlan
+from lit_restore.data.reader import Source
+from lit_restore.data.restored_shards import ENTRY
+from lit_restore.errors import UserError
+from lit_restore.io import images
+from lit_restore.io.quantise import from_pixels, to_uint8
+from lit_restore.networks import BURST_RESTORERS
+from lit_restore.networks.base import Network
+from lit_restore.seeding import torch_generator
+from lit_restore.weights.loading import load_network
+from lit_restore.weights.restorers import weights_sha256
+
+
+def is_burst_network(path: str) -> bool:
+    """Whether a run, checkpoint or exported file of ours holds a burst network."""
+    try:
+        return load_network(path).net.kind in BURST_RESTORERS
+    except UserError:
+        return False  # a foreign file; or damaged, which its own reader will say
+
+
+def restore_bursts(
+    source: Source,
+    restorer: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    devices: Sequence[str] = ("cpu",),
+    classes: Sequence[str] = (),
+    progress: bool = True,
+) -> Manifest:
+    """Make a burst of every picture and restore it, going on where a call was interrupted.
+
+    Args:
+        source: clean pictures.
+        restorer: what was trained with `task: burst`.
+        out: folder of the new shards; made if need be; holds nothing else.
+        seed: of the bursts.
+        devices: one for each process.
+        classes: names of the classes, for the manifest.
+        progress: show a bar (lines where stderr is no terminal).
+
+    Returns:
+        The manifest, as written.
+
+    Raises:
+        UserError: a picture or the network cannot be read, a picture is too small, or the folder
+            holds other shards, is in use, or cannot be written.
+        SaveError: the disk is full, or went away.
+        RankLost: a process was killed.
+    """
+    digest = weights_sha256(load_network(restorer).net.state_dict())
+    about = {"restorer": digest, "scale": 8, "degradation": "burst", "seed": seed}
+    text = json.dumps([source.fingerprint(), list(classes), about], sort_keys=True)
+    plan = PackingPlan(
+        plan=hashlib.sha256(text.encode()).hexdigest(),
+        stamp=f"{decoder_name()}, torch-{torch.__version__}",
+        made_by=MADE_BY,
+    )
+
+    def content(manifest: Manifest) -> str:
+        tree = {**json.loads(manifest_text(manifest)), ENTRY: about}
+        return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+
+    make = partial(
+        burst_part, source=source, names=tuple(shard_names(source)), folder=out,
+        restorer=restorer, seed=seed,
+    )  # fmt: skip
+    derivation = Derivation(
+        source=source, folder=out, make=make, fields=("image", "restored"), text=content
+    )
+    return derivation.run(plan, devices=devices, classes=classes, progress=progress)
+
+
+def burst_part(
+    part: Part, *, source: Source, names: Sequence[str], folder: Path, restorer: str, seed: int
+) -> Iterator[int | Made]:
+    """Make shards, one after the other; see `write_parts`."""
+    reader = ThreadedReader(source)
+    net = load_network(restorer).net.to(part.device)
+    yield from write_parts(
+        part, source, names, folder,
+        read=lambda index: (source.where(index), reader(index)),
+        pack=lambda samples: [burst_sample(*each, net, seed, part.device) for each in samples],
+        batch=1,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def burst_sample(
+    where: str, sample: Sample, net: Network, seed: int, device: str = "cpu"
+) -> Packed:
+    """One sample as the members of a shard: true and restored picture in sRGB, as PNG.
+
+    Raises:
+        UserError: it holds no picture or one too small, or memory is short.
+    """
+    if not sample.image.size or sample.degraded is not None:
+        raise UserError("is no picture alone; only such become bursts", where=where)
+    image = from_pixels(sample.image)[0].to(device)
+    frames = getattr(net, "frames", 14)
+    try:
+        burst, target, drawn = synthesize_burst(
+            image, frames, torch_generator(seed, sample.key, "burst")
+        )
+        restored = process(net(burst[None])[0].float(), drawn)
+    except UserError as error:
+        raise UserError(error.message, where=where) from None
+    except (RuntimeError, MemoryError) as error:
+        if not memory_is_short(error):
+            raise
+        raise UserError("is too large for the memory", where=where) from None
+    pictures = {"image": process(target, drawn), "restored": restored}
+    members = {
+        f"{name}.png": images.png_bytes(to_uint8(p[None])[0]) for name, p in pictures.items()
+    }
+    label = {} if sample.label is None else {"cls": str(sample.label).encode()}
+    return Packed(sample.key, {**label, **members})
