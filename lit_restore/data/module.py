@@ -228,17 +228,22 @@ class ShardDataModule(LightningDataModule):
         return cast(Batch, moved)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """uint8 → float in [0, 1], and the degradation, on the device."""
+        """uint8 → float in [0, 1], and the degradation, on the device.
+
+        Pairs are degraded already, and pictures to predict from are taken as they are.
+        """
         double = self.trainer is not None and str(self.trainer.precision).startswith("64")
         dtype = torch.float64 if double else torch.float32
         batch["image"] = batch["image"].to(dtype).div_(255)
-        if self.degradation is not None and not self._is_training():
-            batch["image"] = _cut(batch["image"], self.degradation.multiple)
         if "restored" in batch:
             batch["restored"] = batch["restored"].to(dtype).div_(255)
         if "degraded" in batch:
             batch["degraded"] = batch["degraded"].to(dtype).div_(255)
-        elif self.degradation is not None:
+        elif self.degradation is not None and not self._is_predicting():
+            if not self._is_training():
+                batch["image"] = _cut(batch["image"], self.degradation.multiple)
+                if "restored" in batch:
+                    batch["restored"] = _cut(batch["restored"], self.degradation.multiple)
             batch["degraded"] = self._degrade(batch, self.degradation)
         return batch
 
@@ -381,6 +386,9 @@ class ShardDataModule(LightningDataModule):
 
     def _is_training(self) -> bool:
         return self.trainer is not None and self.trainer.training
+
+    def _is_predicting(self) -> bool:
+        return self.trainer is not None and self.trainer.predicting
 
     def _degrade(self, batch: Batch, degradation: Degradation) -> Tensor:
         """Degrade sample by sample: what is drawn depends on (seed, position) alone."""

@@ -192,6 +192,14 @@ class FusionTraining(TrainingModule):
         columns |= {"restored": restored, f"tau {self.val_tau}": sample, "clean": clean}
         return {name: image.float().clamp(0, 1) for name, image in columns.items()}
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Refused: samples are drawn by a command of its own, with options of its own.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("predicts nothing here; use lit-restore restore", where="task")
+
     def _noise(self, like: Tensor, names: list[str], stream: str) -> Tensor:
         draws = sample_generators(0, names, stream)
         return standard_normal(like.shape[1:], draws, device=like.device, dtype=like.dtype)

@@ -8,7 +8,7 @@ import pytest
 from conftest import picture
 
 from lit_restore.data.batch import Sample
-from lit_restore.data.crops import centre_crop, random_crop, turned
+from lit_restore.data.crops import centre_crop, middle, random_crop, turned
 from lit_restore.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
@@ -55,6 +55,22 @@ def test_an_enlarged_twin_changes_nothing_of_the_crop() -> None:
 def test_pictures_that_do_not_fit_are_refused(sample: Sample, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         centre_crop(sample, 8)
+
+
+def test_the_middle_is_of_any_size_and_keeps_pictures_aligned() -> None:
+    image = picture(0, 23, 32)
+    cut = middle(pair(image, None, 255 - image), 19)
+    np.testing.assert_array_equal(cut.image, image[2:21, 6:25])
+    assert cut.restored is not None
+    np.testing.assert_array_equal(cut.restored, 255 - cut.image)
+    whole = middle(pair(image), 100)
+    np.testing.assert_array_equal(whole.image, image)
+    low = image[:22:2, ::2]
+    cut = middle(pair(image, low), 19)
+    assert cut.degraded is not None
+    assert cut.image.shape == (18, 18, 3)
+    np.testing.assert_array_equal(cut.degraded, cut.image[::2, ::2])
+    np.testing.assert_array_equal(middle(pair(image), 100, 4).image, image[:20])
 
 
 @pytest.mark.parametrize("cut", [(slice(None), slice(None)), (slice(3, 20), slice(5, 17))])

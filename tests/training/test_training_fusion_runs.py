@@ -154,7 +154,10 @@ def test_restored_shards_train_the_same_fusion_without_a_restoration_network(
         (["--model.t_max=2000"], "model.t_max: 2000 is not within 1 to steps (1000)"),
         (["--model.beta_max=2"], "model.beta_max: 2.0 is below beta_min 0.0001, or not within"),
         (["--model.net=UNet"], "model.net: there is no UNet; known: FusionNet, TimeAverage, Wav"),
-        (["--model.net.residual=both"], "model.net.residual: "),
+        (
+            ["--model.net.residual=both"],
+            "model.net.residual expects one of none, average, got both",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -136,6 +136,26 @@ def test_killed_and_resumed_it_ends_bit_equal(run: Path, shards: Path, tmp_path:
     assert_same_run(run, tmp_path / "run")
 
 
+def test_pictures_to_predict_from_are_degraded_already(
+    run: Path, shards: Path, tmp_path: Path
+) -> None:
+    from support_runs import run_ranks
+
+    from lit_restore.cli.train import main
+
+    copy = tmp_path / "run"
+    copy.symlink_to(run)
+    argv = ["predict", "-c", str(run.parent / "recipe.yaml"), "--run_dir", str(copy)]
+    argv += ["--data.predict", str(shards)]
+    assert run_ranks(lambda rank: main(argv), 1, output=tmp_path / "log") == [0], (
+        tmp_path / "log.0"
+    ).read_text()
+    names = sorted((run / "predictions").rglob("*.restored.png"))
+    assert len(names) == 21
+    with Image.open(names[0]) as found:
+        assert found.size == (96, 80)  # twice what was given
+
+
 def write_pairs(folder: Path, count: int = 5) -> Path:
     """Pictures of odd sizes beside halves of them."""
     members = []

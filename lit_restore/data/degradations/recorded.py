@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lit_restore.data.degradations.chain import describe
 from lit_restore.data.degradations.listed import build_degradation
 from lit_restore.errors import UserError
 
@@ -26,7 +27,7 @@ def record_of(tree: object, *, where: str) -> dict[str, object]:
         options["steps"] = [record_of(step, where=where) for step in options["steps"]]
     record: dict[str, object] = {"name": name.rpartition(".")[2], "options": options}
     try:
-        build_degradation(record)
+        # With all defaults: what is left out and what is written out is the same.
+        return describe(build_degradation(record))
     except UserError as error:
         raise UserError(error.message, where=where) from None
-    return record
