@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 _OWN = {
     "degraded": None, "degradation": None, "other_degradation": False, "taus": (50,),
-    "denoiser": None, "restorer": None,
+    "denoiser": None, "restorer": None, "steps": None, "tail": "ancestral", "eta": 0.0,
+    "variance": "beta", "start": "jump", "estimate": "fusion", "tile": None, "weights_dir": None,
+    "require": (),
 }  # fmt: skip
-_NOT = ("baselines", "batch")
 
 
 def register(parser: argparse._ArgumentGroup) -> None:

@@ -14,7 +14,7 @@ from lit_restore import __version__
 from lit_restore.cli.entry import OneLineArguments, guarded
 
 COMMANDS = {
-    "shards": ("lit_restore.cli.shards", "make, encode, inspect and verify data shards"),
+    "shards": ("lit_restore.cli.shards", "make, encode, restore, inspect and verify data shards"),
     "sample": ("lit_restore.cli.sample", "make pictures with a generative training"),
     "denoise": ("lit_restore.cli.denoise", "remove noise from your own photos"),
     "restore": ("lit_restore.cli.restore", "restore your own degraded pictures (DP-IR)"),

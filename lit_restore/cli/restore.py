@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _EXPLANATION = """\
 Writes IMAGE's stem with .restored.png beside it, 8 bits, upright. With --samples N it is the mean
-of N samples, and their standard deviation goes to .deviation.png, 16 levels for each level of an
-8-bit picture. Exit code 3: some pictures failed, the others are written."""
+of N samples; their standard deviation, mean of the colours, goes to .deviation.png, 16 grey levels
+for each of the picture's. Exit code 3: some pictures failed, the others are written."""
 _DEVIATION = 16
 
 

@@ -38,13 +38,33 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, then draw."""
+    try:
+        return _run(args)
+    except BrokenPipeError:
+        raise  # `… | head` closed stdout; no file is to blame
+    except OSError as error:
+        raise given.cannot_write(error.filename or args.out, error) from None
+
+
+def _run(args: argparse.Namespace) -> int:
     from lit_restore.evaluation.curve import Point, curve
     from lit_restore.evaluation.perceptual.names import PERCEPTUAL
+    from lit_restore.evaluation.protocols import find_protocol
     from lit_restore.evaluation.table import plain_text
     from lit_restore.io import images
+    from lit_restore.networks import FUSIONS
+    from lit_restore.weights.loading import load_network
 
     if "=" in args.ckpt:
         raise UserError("is named by the sweep; give the path alone", where=f"--ckpt {args.ckpt}")
+    if find_protocol(args.protocol).task == "denoise":
+        raise UserError(
+            "removes noise; give one that restores", where=f"--protocol {args.protocol}"
+        )
+    kind = load_network(args.ckpt).net.kind
+    if kind not in FUSIONS:
+        told = f"holds a {kind}, which has no tau; evaluate.py run measures it"
+        raise UserError(told, where=f"--ckpt {args.ckpt}")
     whole = argparse.Namespace(
         **{
             **vars(args), "ckpt": [f"fusion={args.ckpt}"], "seeds": (0,), "background": None,
@@ -66,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
     print(plain_text(outcome.table), end="")
     x = columns[0]
     found = [
-        c for c in columns if c in PERCEPTUAL and all(m[c] is not None for m in lines.values())
+        c
+        for c in columns
+        if c in PERCEPTUAL and not any(None in (m[x], m[c]) for m in lines.values())
     ]
     drawn = ""
     if found:
@@ -74,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
             Point(label=f"tau {tau}", x=float(means[x] or 0), y=float(means[found[0]] or 0))
             for tau, means in sorted(lines.items())
         ]
-        picture = curve(points, x=x, y=found[0], title=outcome.table.title)
+        titles = {column.name: column.title for column in outcome.table.protocol.columns}
+        picture = curve(points, x=titles[x], y=titles[found[0]], title=outcome.table.title)
         images.write_png(args.out / "curve.png", picture)
         drawn = ", curve.png"
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_restore.data.agreement import open_agreed
 from lit_restore.data.ahead import FollowedOrder
-from lit_restore.data.batch import Batch, Refusal, Sample, collate
+from lit_restore.data.batch import Batch, Refusal, Sample
 from lit_restore.data.decode import decoder_name
 from lit_restore.data.degradations import Degradation, describe
+from lit_restore.data.loading import make_loader
 from lit_restore.data.locate import open_source
 from lit_restore.data.order import ORDER_VERSION, Order
 from lit_restore.data.plan import BatchPlan, PositionBatches, plan_batches
@@ -31,14 +31,11 @@ from lit_restore.data.streaming import StreamedSamples, StreamSource, open_strea
 from lit_restore.errors import UserError, require_at_least
 from lit_restore.io.cache import Cache, default_folder
 from lit_restore.io.remote import NETWORK
-from lit_restore.io.signals import inherited_blocked, worker_signals
 from lit_restore.seeding import torch_generator
 
 _log = logging.getLogger(__name__)
 
 PROCEDURAL = "procedural"
-_STUCK, _STUCK_FETCHING = 300, 3600
-"""Seconds after which a loader gives its workers up; longer where they wait for a network."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -373,15 +370,12 @@ class ShardDataModule(LightningDataModule):
         batch_sampler: PositionBatches,
         fetching: bool = False,
     ) -> DataLoader[Sample | Refusal]:
-        return _Loader(
+        return make_loader(
             samples,
-            batch_sampler=batch_sampler,
-            collate_fn=collate,
-            num_workers=self.workers,
-            prefetch_factor=self.prefetch if self.workers else None,
-            worker_init_fn=_start_worker,
-            pin_memory=torch.cuda.is_available(),
-            timeout=(_STUCK_FETCHING if fetching else _STUCK) if self.workers else 0,
+            batch_sampler,
+            workers=self.workers,
+            prefetch=self.prefetch,
+            fetching=fetching,
         )
 
     def _is_training(self) -> bool:
@@ -414,14 +408,6 @@ def _below(source: Source) -> Source:
     return source.source if isinstance(source, CachedSource) else source
 
 
-class _Loader(DataLoader[Sample | Refusal]):
-    """Whose workers no SIGTERM ends while they start."""
-
-    def __iter__(self) -> Any:
-        with inherited_blocked(signal.SIGTERM):
-            return super().__iter__()
-
-
 def _try_firsts(samples: Dataset[Sample | Refusal], source: Source) -> None:
     first = 0
     # Of what lies elsewhere one shard: trying all would fetch them all.
@@ -431,7 +417,3 @@ def _try_firsts(samples: Dataset[Sample | Refusal], source: Source) -> None:
         if isinstance(sample, Refusal) and not sample.unreadable:
             raise UserError(sample.message, where=sample.where)
         first += count
-
-
-def _start_worker(worker: int) -> None:
-    worker_signals()

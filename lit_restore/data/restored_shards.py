@@ -26,18 +26,19 @@ from lit_restore.data.degradations import Record, build_degradation
 from lit_restore.data.derived_part import Made, Part, ThreadedReader, write_parts
 from lit_restore.data.derived_shards import Derivation, shard_names
 from lit_restore.data.encode import Packed
-from lit_restore.data.manifest import Manifest, manifest_text
+from lit_restore.data.manifest import MANIFEST, Manifest, manifest_text
 from lit_restore.data.memory import memory_is_short
 from lit_restore.data.packing_folder import MADE_BY, PackingPlan
 from lit_restore.data.reader import Source
 from lit_restore.errors import UserError
-from lit_restore.io import images
+from lit_restore.io import fs, images
 from lit_restore.io.quantise import from_pixels, to_uint8
 from lit_restore.networks.restoration import RestorationNetwork
 from lit_restore.seeding import torch_generator
 from lit_restore.weights.restorers import load_restorer
 
 Pixels = npt.NDArray[np.uint8]
+_LIMIT = 64 << 20
 ENTRY = "restored"
 """Of `manifest.json`: what was restored by what."""
 
@@ -116,6 +117,28 @@ def restore_shards(
     return derivation.run(
         _plan(source, info, classes), devices=devices, classes=classes, progress=progress
     )
+
+
+def restorer_of(shards: str | None) -> str | None:
+    """sha256 of the weights that restored the pictures of a folder of shards.
+
+    Args:
+        shards: what `data.train` names.
+
+    Returns:
+        None where it is no local folder whose manifest says so.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    if shards is None or not fs.exists(Path(shards) / MANIFEST):
+        return None
+    path = Path(shards) / MANIFEST
+    try:
+        told = json.loads(fs.read_text(path, limit=_LIMIT)).get(ENTRY)
+        return None if told is None else str(told["restorer"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UserError("is damaged; make the shards again", where=path) from None
 
 
 def restore_part(

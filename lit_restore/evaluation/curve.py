@@ -75,12 +75,12 @@ class _Axis:
 
     def ticks(self) -> list[float]:
         """Four to ten round numbers."""
-        step = 10.0 ** np.floor(np.log10((self.high - self.low) / 2))
-        while (self.high - self.low) / step < 4:
-            step /= 2
+        span = self.high - self.low
+        power = 10.0 ** np.floor(np.log10(span))
+        step = next(part * power for part in (1, 0.5, 0.2) if span / (part * power) >= 4)
         first = int(np.ceil(self.low / step))
         return [k * step for k in range(first, int(np.floor(self.high / step)) + 1)]
 
 
 def _told(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:.7g}"

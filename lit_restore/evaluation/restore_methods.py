@@ -96,8 +96,10 @@ def methods_of(
     model = load_fusion(
         path, denoiser=networks.denoiser, restorer=networks.restorer, profile=networks.profile
     )
-    for tau in taus:
-        check_tau(model, _at(options, tau))
+    try:
+        check_tau(model, _at(options, max(taus)))
+    except UserError as error:
+        raise UserError(error.message, where="--tau") from None
     for net in model.networks().values():
         net.to(networks.device)
     about = f"{name}: {_cost(model, networks.device)}"
@@ -178,7 +180,8 @@ def _regression(name: str, path: str, networks: Networks) -> Restoring:
     def apply(degraded: Tensor, key: str, seed: int) -> tuple[Tensor, int]:
         return net(degraded.to(networks.device)).float().cpu(), 1
 
-    flops = _gmac(net, torch.zeros(1, net.in_channels, *[_SIDE // net.scale] * 2))
+    sides = [_SIDE // net.scale] * 2
+    flops = _gmac(net, torch.zeros(1, net.in_channels, *sides, device=networks.device))
     return Restoring(
         name=name,
         apply=apply,

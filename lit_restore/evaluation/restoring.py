@@ -104,10 +104,10 @@ def evaluate_restoration(options: RestorationRun) -> Outcome:
         {} if options.degraded is None else _partners(items, options.degraded),
         options.background,
     )
-    methods = _methods(options, inputs.scale(items[0]))
+    methods = _methods(options, inputs.scale(items))
     if not options.other_degradation:
         check_degradation(methods, record)
-    identity = _identity(options, protocol, record, items, methods, meters)
+    identity = _identity(options, protocol, record, items, inputs.partners, methods, meters)
     with open_run(options.out, identity, command=options.command, resume=options.resume) as command:
         done = {row.id: row for row in read_rows(options.out) if _intact(options.out, row)}
         with RowWriter(options.out) as writer:
@@ -141,7 +141,8 @@ def _degradation(options: RestorationRun, protocol: Protocol) -> Record | None:
         raise UserError(f"{protocol.name} has its own; leave it out", where="--degradation")
     if own is None and options.degradation is None:
         raise UserError(
-            f"{protocol.name} needs degraded pictures: give their folder, or a --degradation",
+            f"{protocol.name} needs degraded pictures: give their folder, or a --degradation; "
+            "compare takes pictures that are restored",
             where="--degraded",
         )
     return own or options.degradation
@@ -155,7 +156,7 @@ def _partners(items: Sequence[Item], degraded: str) -> dict[str, Item]:
             f"{len(missing)} of {len(items)} pictures are not there: {listed(missing)}",
             where=f"--degraded {degraded}",
         )
-    return found
+    return {item.key: found[item.key] for item in items}
 
 
 def _methods(options: RestorationRun, scale: int) -> list[Restoring]:
@@ -178,10 +179,21 @@ class _Inputs:
     partners: Mapping[str, Item]
     background: str | None
 
-    def scale(self, item: Item) -> int:
-        """How many times larger the truth is."""
-        degraded, truth = self(item)
-        return max(1, int(truth.shape[0]) // int(degraded.shape[-2]))
+    def scale(self, items: Sequence[Item]) -> int:
+        """How many times larger the truths are; of the first picture that can be used.
+
+        Raises:
+            UserError: of the first picture, where there is none.
+        """
+        errors = []
+        for item in items:
+            try:
+                degraded, truth = self(item)
+            except UserError as error:
+                errors.append(error)
+                continue
+            return max(1, int(truth.shape[0]) // int(degraded.shape[-2]))
+        raise errors[0]
 
     def __call__(self, item: Item) -> tuple[Tensor, Values]:
         """(1, C, h, w) in [0, 1], multiples of 1/255 where it is made; and the truth.
@@ -199,6 +211,9 @@ class _Inputs:
             side // self.degradation.multiple * self.degradation.multiple
             for side in truth.shape[:2]
         )
+        if not height or not width:
+            told = f"is {truth.shape[1]}x{truth.shape[0]}, too small for this degradation"
+            raise UserError(told, where=item.where)
         clean = from_pixels(picture.pixels)[..., :height, :width]
         made = self.degradation(clean[0], torch_generator(0, item.key, "degradation"))
         return from_pixels(to_uint8(made[None])[0]), truth[:height, :width]
@@ -287,6 +302,7 @@ def _identity(
     protocol: Protocol,
     record: Record | None,
     items: Sequence[Item],
+    partners: Mapping[str, Item],
     methods: Sequence[Restoring],
     meters: Meters,
 ) -> Identity:
@@ -300,10 +316,9 @@ def _identity(
         "flags": {"device": options.device, "background": options.background},
         "versions": versions(),
     }
-    pictures = list(items)
-    if options.degraded is not None:
-        pictures += open_source(options.degraded, option="--degraded")
-    return Identity(parts=parts, data=digests(pictures))
+    data = digests(items)
+    data |= {f"{key} (degraded)": partner.digest() for key, partner in partners.items()}
+    return Identity(parts=parts, data=data)
 
 
 def _intact(run: Path, row: Row) -> bool:

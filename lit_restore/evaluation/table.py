@@ -244,7 +244,11 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
 
 def _wrapped(text: str) -> str:
     # Commands stay on one line, to be copied.
-    return text if text.startswith("python ") else textwrap.fill(text, 100, subsequent_indent="  ")
+    return (
+        text
+        if text.startswith(("python ", "lit-restore "))
+        else textwrap.fill(text, 100, subsequent_indent="  ")
+    )
 
 
 def _number(value: float | None, column: Column) -> str:

@@ -78,15 +78,22 @@ class BurstRegression(TrainingModule):
             raise UserError(error.message, where=f"model.{error.where}") from None
 
     def bursts(
-        self, images: Tensor, names: Sequence[int | str], seed: int
+        self, images: Tensor, names: Sequence[int | str], seed: int, where: str = "data.crop"
     ) -> tuple[Tensor, Tensor, BurstParameters]:
-        """Bursts (B, F, 4, h, w), linear targets (B, 3, 8h, 8w) and what was drawn."""
-        made = [
-            synthesize_burst(
-                image, self.frames, torch_generator(seed, name, "burst"), self.burst_options
-            )
-            for image, name in zip(images, names, strict=True)
-        ]
+        """Bursts (B, F, 4, h, w), linear targets (B, 3, 8h, 8w) and what was drawn.
+
+        Raises:
+            UserError: the images are too small; names the option `where`.
+        """
+        try:
+            made = [
+                synthesize_burst(
+                    image, self.frames, torch_generator(seed, name, "burst"), self.burst_options
+                )
+                for image, name in zip(images, names, strict=True)
+            ]
+        except UserError as error:
+            raise UserError(error.message, where=where) from None
         bursts, targets, parameters = zip(*made, strict=True)
         return torch.stack(bursts), torch.stack(targets), BurstParameters.stack(parameters)
 
@@ -97,9 +104,11 @@ class BurstRegression(TrainingModule):
         mse = error.square().mean(dim=(1, 2, 3)).detach()
         return {"loss": pixel_loss(error, self.loss), "psnr": (-10 * torch.log10(mse)).mean()}
 
-    def restored(self, net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """The burst's first frame, the estimate and the truth, in sRGB."""
-        burst, target, parameters = self.bursts(batch["image"], batch["key"], 0)
+    def restored(
+        self, net: nn.Module, batch: Batch, where: str = "data.val_crop"
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The burst's first frame, the estimate and the truth, in sRGB; errors as `bursts`."""
+        burst, target, parameters = self.bursts(batch["image"], batch["key"], 0, where)
         estimate = process(net(burst).to(target.dtype), parameters)
         frame = F.interpolate(burst[:, 0, [0, 1, 3]], scale_factor=8.0, mode="nearest")
         return process(frame, parameters), estimate, process(target, parameters)
@@ -107,13 +116,17 @@ class BurstRegression(TrainingModule):
     def score(self, net: nn.Module, batch: Batch) -> list[dict[str, float]]:
         """RGB PSNR in sRGB (uint8, `val_border`) of each picture."""
         _, estimate, truth = (to_uint8(image) for image in self.restored(net, batch))
-        return [
-            {"psnr_rgb": measure("psnr", one, other, border=self.val_border)}
-            for one, other in zip(estimate, truth, strict=True)
-        ]
+        try:
+            return [
+                {"psnr_rgb": measure("psnr", one, other, border=self.val_border)}
+                for one, other in zip(estimate, truth, strict=True)
+            ]
+        except ValueError as error:
+            told = f"{error}; choose a larger data.val_crop, or a smaller border"
+            raise UserError(told, where="model.val_border") from None
 
     def pictures(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The first frame (a pixel of red, green and blue of each four), estimate and truth."""
-        frame, estimate, truth = self.restored(net, batch)
+        frame, estimate, truth = self.restored(net, batch, "samples.size")
         columns = {"burst": frame, "restored": estimate, "clean": truth}
         return {name: image.float().clamp(0, 1) for name, image in columns.items()}

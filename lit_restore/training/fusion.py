@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_restore.data.batch import Batch
+from lit_restore.data.restored_shards import restorer_of
 from lit_restore.diffusion.discrete import DiscreteDiffusion
 from lit_restore.diffusion.noise import sample_generators, standard_normal
 from lit_restore.errors import UserError, require_at_least
@@ -31,7 +32,7 @@ from lit_restore.seeding import torch_generator
 from lit_restore.training.base import TrainingModule
 from lit_restore.training.denoising import Loss, pixel_loss
 from lit_restore.training.options import OptimizerOptions, ScheduleOptions
-from lit_restore.training.regression import degraded_of
+from lit_restore.training.regression import check_degraded, degraded_of
 from lit_restore.weights.frozen import load_denoiser
 from lit_restore.weights.restorers import load_restorer, weights_sha256
 
@@ -103,6 +104,10 @@ class FusionTraining(TrainingModule):
         self.t_max, self.times_per_image, self.loss = t_max, times_per_image, loss
         self.val_times, self.val_tau = val_times, val_tau
         found = load_denoiser(denoiser, where="model.denoiser").net
+        if found.options.get("channels", 3) != 3:
+            raise UserError(
+                f"{denoiser} is for grey images; give one for RGB", where="model.denoiser"
+            )
         self.denoiser = found.requires_grad_(False)
         self.frozen = {"denoiser": weights_sha256(found.state_dict())}
         self.restorer: RestorationNetwork | None = None
@@ -116,6 +121,32 @@ class FusionTraining(TrainingModule):
         super().train(mode)
         self.denoiser.eval()  # the restoration network stays in it by itself
         return self
+
+    def setup(self, stage: str) -> None:
+        """Note by which network the shards' pictures were restored, or refuse another one's."""
+        made = restorer_of(self.data.train) if stage == "fit" else None
+        if made is None:
+            return
+        if self.frozen.get("restorer", made) != made:
+            raise UserError(
+                f"holds what another network restored (sha256 {made[:12]}); make the shards again "
+                "with `lit-restore shards restore`, or name that one",
+                where="data.train",
+            )
+        self.frozen = {**self.frozen, "restorer": made}
+
+    def on_fit_start(self) -> None:
+        """Refuse data that the first validation, perhaps hours away, could not use."""
+        source = self.data.sources.get("val")
+        if source is None or source.read(0).restored is not None:
+            return
+        if self.restorer is None:
+            raise UserError(
+                "holds no restored images; give a model.restorer, what `lit-restore shards "
+                "restore` makes, or null for no validation",
+                where="data.val",
+            )
+        check_degraded(self.data)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The chosen pixel loss of the estimate at random times, and its PSNR."""

@@ -7,7 +7,7 @@ has none yet; faithful, and as blurry as the task is ill-posed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from lit_restore.networks.base import Network, apply_padded
 from lit_restore.training.base import TrainingModule
 from lit_restore.training.denoising import Loss, pixel_loss
 from lit_restore.training.options import OptimizerOptions, ScheduleOptions
+
+if TYPE_CHECKING:
+    from lit_restore.data import ShardDataModule
 
 
 class RestorationRegression(TrainingModule):
@@ -64,6 +67,10 @@ class RestorationRegression(TrainingModule):
         self.scale = scale_of(net)
         enlarged = self.scale if self.scale > 1 else 0
         self.val_border = enlarged if val_border is None else val_border
+
+    def on_fit_start(self) -> None:
+        """Refuse data that the first validation, perhaps hours away, could not use."""
+        check_degraded(self.data)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The chosen pixel loss, and the PSNR of the estimates."""
@@ -112,6 +119,21 @@ def scale_of(net: nn.Module) -> int:
     scale = getattr(net, "scale", 1)
     assert isinstance(scale, int), scale
     return scale
+
+
+def check_degraded(data: ShardDataModule) -> None:
+    """Refuse validation images that are not degraded and that nothing degrades.
+
+    Raises:
+        UserError: names the option.
+    """
+    source = data.sources.get("val")
+    if source is None or data.degradation is not None or source.read(0).degraded is not None:
+        return
+    raise UserError(
+        "holds no degraded images; give pairs, a data.degradation, or null for no validation",
+        where="data.val",
+    )
 
 
 def restore_padded(net: nn.Module, degraded: Tensor, scale: int) -> Tensor:

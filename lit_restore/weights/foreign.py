@@ -16,6 +16,7 @@ from lit_restore.errors import UserError
 from lit_restore.io.torch_files import load_foreign_weights
 from lit_restore.networks import FFDNet, Network
 from lit_restore.networks.base import JSONValue
+from lit_restore.networks.bsrt import bsrt_from_official
 from lit_restore.weights.dimsum import Which, dimsum_from, read_official
 from lit_restore.weights.exported import fill
 
@@ -55,6 +56,15 @@ def _load_dimsum(
 ) -> Network:
     stored = read_official(path, member, which=cast("Which | None", which))
     return dimsum_from(stored, where=where)
+
+
+def _load_bsrt(
+    path: str | PathLike[str], member: str | None, which: str | None, where: str
+) -> Network:
+    assert which is None, which
+    # Of a training's file the "net" is meant, as its own loader takes it.
+    stored = load_foreign_weights(path, member, prefer=("params", "state_dict", "net", "model"))
+    return bsrt_from_official(stored, where=where)
 
 
 def adapt_ffdnet(stored: dict[str, Tensor], where: str) -> tuple[FFDNet, dict[str, Tensor]]:
@@ -128,6 +138,7 @@ ADAPTERS: dict[str, Adapter] = {
         },
         sets=get_args(Which),
     ),
+    "bsrt": Adapter(load=_load_bsrt, info={"task": "burst"}),
     "ffdnet": Adapter(load=_load_ffdnet, info={"task": "denoiser"}),
 }
 """What `lit-restore convert --from` may name."""

@@ -92,6 +92,11 @@ def load_fusion(
                 f"then {recorded[name][:12]}); give it again to use it all the same",
                 where=f"--{name}",
             )
+    given_channels = {"denoiser": first.options["channels"], "restorer": second.net.out_channels}
+    for name, channels in given_channels.items():
+        if channels != loaded.net.options["channels"]:
+            told = f"channels of its images are {channels}, the fusion takes others"
+            raise UserError(told, where=f"--{name}")
     numbers = {name: _number(config, name, loaded.source) for name in DEFAULTS}
     return LoadedFusion(
         fusion=loaded.net,

@@ -262,7 +262,7 @@ def test_cbsd68_is_found_in_the_validation_pack() -> None:
 
 WRONG = {
     "unknown protocol": (["--protocol", "denoise25"], "did you mean denoise-25?"),
-    "protocol of compare": (["--protocol", "pixels"], "adds no noise; use it with compare"),
+    "protocol of compare": (["--protocol", "pixels"], "compare takes pictures that are restored"),
     "data of its own": (["--protocol", "quickstart"], "quickstart is defined on skimage"),
     "no such checkpoint": (["--ckpt", "nowhere.safetensors"], "no such file"),
     "two of one name": (["--ckpt", "{net}"], "two are called net; name them: NAME=PATH"),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lit_restore.errors import UserError
 from lit_restore.networks import EDSR
+from lit_restore.networks.edsr import ResidualBlock
 
 SCALES = [1, 2, 3, 4, 8]
 UPSAMPLERS = ["pixelshuffle", "pixelshuffledirect"]
@@ -50,6 +51,20 @@ def test_any_size_is_enlarged_by_the_scale(
     out = made(scale, upsampler)(image(height, width))
     assert out.shape == (2, 3, scale * height, scale * width)
     assert out.isfinite().all()
+
+
+def test_its_layers_stand_as_in_the_paper() -> None:
+    """Figure 3: a skip in every block, one around all of them, then the enlargement."""
+    net, x = made(2, block_scale=0.1), image()
+    entry = net.entry(x - 0.5)
+    features = entry
+    for block in net.blocks():
+        assert isinstance(block, ResidualBlock)
+        features = features + 0.1 * block.conv2(block.conv1(features).relu())
+    enlarge = net.upsample[0]
+    larger = F.pixel_shuffle(enlarge(net.fuse(features) + entry), 2)
+    wanted = net.exit(larger) + F.interpolate(x, scale_factor=2, mode="bicubic")
+    torch.testing.assert_close(net(x), wanted)
 
 
 @pytest.mark.parametrize(("scale", "parameters"), [(2, 1_369_859), (3, 1_554_499), (4, 1_517_571)])

@@ -17,10 +17,10 @@ from lit_restore.data.batch import Batch
 from lit_restore.diffusion.discrete import DiscreteDiffusion
 from lit_restore.errors import UserError
 from lit_restore.io.quantise import to_uint8
-from lit_restore.networks import FusionNet, Network, TimeAverage
+from lit_restore.networks import FusionNet, Network, TimeAverage, UNet
 from lit_restore.seeding import torch_generator
 from lit_restore.training import FusionTraining
-from lit_restore.weights import load_exported
+from lit_restore.weights import load_exported, save_exported
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +254,12 @@ def test_each_network_is_the_kind_it_has_to_be(folder: Path) -> None:
         module_of(folder, denoiser=names["restorer"])
     with pytest.raises(UserError, match=r"denoiser\.safetensors: .*takes a noise level"):
         module_of(folder, restorer=names["denoiser"])
+    grey = folder / "grey.safetensors"
+    save_exported(grey, UNet(widths=[4], depths=[1], channels=1), info={"task": "denoiser"})
+    with pytest.raises(
+        UserError, match=r"^model\.denoiser: .*grey\.safetensors is for grey images"
+    ):
+        module_of(folder, denoiser=str(grey))
     with pytest.raises(UserError, match="no such file"):
         module_of(folder, denoiser=str(folder / "nowhere.safetensors"))
 

@@ -121,19 +121,16 @@ def test_validate_loads_the_run_and_predict_says_what_to_use_instead(
 def test_restored_shards_train_the_same_fusion_without_a_restoration_network(
     shards: Path, folder: Path, tmp_path: Path
 ) -> None:
-    """The network of the run that has one is one that would not even fit."""
+    """Whether a run knows that network or not; one that knows another is refused."""
     record = {"name": "Downscale", "options": {"scale": 2}}
     source = open_source(str(shards), key="SHARDS")
     made = tmp_path / "restored"
     names = names_in(folder)
     restore_shards(source, names["restorer"], made, degradation=record, progress=False)
-    del names["restorer"]
+    restorer = names.pop("restorer")
     options = {"total_samples": 8, "data": {"val": str(made), "val_crop": None}}
     runs = []
-    for name, more in (
-        ("without", {}),
-        ("with", {"restorer": str(save_restorer(tmp_path / "four.safetensors", 1, scale=4))}),
-    ):
+    for name, more in (("without", {}), ("with", {"restorer": restorer})):
         recipe = write_recipe(tmp_path / name, "fusion", made, {**names, **more}, **options)
         log = tmp_path / f"{name}.log"
         assert train(recipe, tmp_path / name / "run", output=log) == [0], Path(
@@ -141,14 +138,23 @@ def test_restored_shards_train_the_same_fusion_without_a_restoration_network(
         ).read_text()
         runs.append(tmp_path / name / "run")
     assert_same_run(*runs)
+    other = str(save_restorer(tmp_path / "other.safetensors", 1, scale=2))
+    recipe = write_recipe(tmp_path / "o", "fusion", made, {**names, "restorer": other}, **options)
+    log = tmp_path / "other.log"
+    assert train(recipe, tmp_path / "o" / "run", output=log) == [2]
+    assert "holds what another network restored" in Path(f"{log}.0").read_text()
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--data.degradation=null"], "data.degradation: the data hold no degraded images; set "),
+        (["--data.degradation=null"], "data.val: holds no degraded images; give pairs, a data.deg"),
+        (["--data.degradation=null", "--data.val=null"],
+         "data.degradation: the data hold no degraded images; set "),
         (["--data.degradation.scale=4"], "model.restorer: a scale of 2 does not fit: the degraded"),
-        (["--model.restorer=null"], "model.restorer: is needed: the data hold no restored images"),
+        (["--model.restorer=null"], "data.val: holds no restored images; give a model.restorer, "),
+        (["--model.restorer=null", "--data.val=null"],
+         "model.restorer: is needed: the data hold no restored images"),
         (["--model.denoiser={restorer}"], "model.denoiser: {restorer} holds a EDSR, a denoiser is"),
         (["--model.denoiser=/nowhere"], "/nowhere: no such file"),
         (["--model.t_max=2000"], "model.t_max: 2000 is not within 1 to steps (1000)"),
@@ -159,8 +165,8 @@ def test_restored_shards_train_the_same_fusion_without_a_restoration_network(
             "model.net.residual expects one of none, average, got both",
         ),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
 def test_a_mistake_is_one_line_with_the_key(
     shards: Path, folder: Path, tmp_path: Path, options: list[str], line: str
 ) -> None:

@@ -184,6 +184,18 @@ def test_pairs_train_validate_and_are_shown_without_a_degradation(tmp_path: Path
     np.testing.assert_array_equal(degraded[::2, ::2], clean[::2, ::2])
 
 
+def test_validation_images_that_nothing_degrades_are_refused_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    """`photographs` is the default; pairs alone are no reason to leave it out."""
+    pairs = write_pairs(tmp_path / "pairs")
+    recipe = write_recipe(tmp_path, "regression", pairs, {}, data={"degradation": None})
+    assert train(recipe, tmp_path / "run", output=tmp_path / "log") == [2]
+    text = (tmp_path / "log.0").read_text()
+    assert "error: data.val: holds no degraded images; give pairs, a data.degradation" in text
+    assert not (tmp_path / "run").exists()
+
+
 def test_validation_pictures_of_any_size_are_cut_to_the_scale(shards: Path, tmp_path: Path) -> None:
     odd = tmp_path / "odd"
     odd.mkdir()

@@ -18,8 +18,8 @@ from support_restoration import (
 )
 
 from lit_restore.errors import UserError
-from lit_restore.networks.base import apply_padded
-from lit_restore.weights import load_exported, load_fusion
+from lit_restore.networks import EDSR, Network, UNet, apply_padded
+from lit_restore.weights import load_exported, load_fusion, save_exported
 from lit_restore.weights.fused import recorded_degradation
 
 
@@ -133,6 +133,17 @@ def test_what_is_no_fusion_is_refused_by_what_it_holds(fusion: Path) -> None:
         load_fusion(fusion, denoiser=fusion.with_name("restorer.safetensors"))
     with pytest.raises(UserError, match=r"holds a FusionNet, which restores no images"):
         load_fusion(fusion, restorer=fusion)
+
+
+def test_networks_of_other_channels_are_refused(fusion: Path, tmp_path: Path) -> None:
+    grey: dict[str, Network] = {
+        "denoiser": UNet(widths=[4], depths=[1], channels=1),
+        "restorer": EDSR(width=4, depth=1, channels=1),
+    }
+    for name, net in grey.items():
+        save_exported(tmp_path / name, net, info={})
+        with pytest.raises(UserError, match=rf"^--{name}: channels of its images are 1, the"):
+            load_fusion(fusion, **{name: tmp_path / name})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "value"), [("t_max", "250"), ("steps", True), ("beta_max", [])])
