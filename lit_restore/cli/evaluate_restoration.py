@@ -36,7 +36,12 @@ def add_networks_and_inputs(
         taus: the default of ``--tau``.
     """
     add = parser.add_argument
-    add("--degraded", type=given.text, metavar="DIR", help="degraded pictures, of the same names")
+    add(
+        "--degraded",
+        type=given.text,
+        metavar="DIR",
+        help="degraded pictures of the same names, or shards that hold them",
+    )
     add(
         "--degradation",
         metavar="YAML",
@@ -56,7 +61,12 @@ def add_networks_and_inputs(
         help="of fusion trainings, a row each",
     )
     add("--denoiser", type=given.path, metavar="F", help="another denoiser under them")
-    add("--restorer", type=given.path, metavar="F", help="another restoration network under them")
+    add(
+        "--restorer",
+        type=given.path,
+        metavar="F",
+        help="another restoration network under them; given: --degraded has been through one",
+    )
 
 
 def refuse(args: argparse.Namespace) -> None:

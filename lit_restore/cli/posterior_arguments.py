@@ -24,7 +24,12 @@ def add_networks(parser: argparse.ArgumentParser) -> None:
         help="a fusion training: a run, a checkpoint or an exported file",
     )
     add("--denoiser", type=given.path, metavar="F", help="another denoiser under it")
-    add("--restorer", type=given.path, metavar="F", help="another restoration network under it")
+    add(
+        "--restorer",
+        type=given.path,
+        metavar="F",
+        help="another restoration network under it; given: the pictures have been through one",
+    )
     add(
         "--profile",
         type=given.text,

@@ -42,6 +42,7 @@ from lit_restore.io import fs
 from lit_restore.io.quantise import Pixels, from_pixels, to_uint8
 from lit_restore.sampling.restoration import RestoreOptions
 from lit_restore.seeding import torch_generator
+from lit_restore.weights.fused import GIVEN
 
 _LONGEST_REASON = 200
 
@@ -55,7 +56,8 @@ class RestorationRun:
     data: str
     """The clean pictures."""
     degraded: str | None = None
-    """The degraded ones, of the same names; else they are made."""
+    """The degraded ones, of the same names (restored ones, where `restorer` is `GIVEN`); else they
+    are made."""
     degradation: Record | None = None
     """How, where the protocol does not say."""
     other_degradation: bool = False
@@ -101,7 +103,7 @@ def evaluate_restoration(options: RestorationRun) -> Outcome:
     items = open_source(options.data, prefix=options.prefix, keys=keys)
     inputs = _Inputs(
         None if record is None else build_degradation(record),
-        {} if options.degraded is None else _partners(items, options.degraded),
+        {} if options.degraded is None else _partners(items, options),
         options.background,
     )
     methods = _methods(options, inputs.scale(items))
@@ -148,13 +150,17 @@ def _degradation(options: RestorationRun, protocol: Protocol) -> Record | None:
     return own or options.degradation
 
 
-def _partners(items: Sequence[Item], degraded: str) -> dict[str, Item]:
-    found = {item.key: item for item in open_source(degraded, option="--degraded")}
+def _partners(items: Sequence[Item], options: RestorationRun) -> dict[str, Item]:
+    part = "restored" if options.restorer == GIVEN else "degraded"
+    opened = open_source(
+        options.degraded or "", prefix=options.prefix, option="--degraded", part=part
+    )
+    found = {item.key: item for item in opened}
     missing = [item.key for item in items if item.key not in found]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(items)} pictures are not there: {listed(missing)}",
-            where=f"--degraded {degraded}",
+            where=f"--degraded {options.degraded}",
         )
     return {item.key: found[item.key] for item in items}
 

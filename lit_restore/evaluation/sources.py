@@ -63,7 +63,12 @@ class Item:
 
 
 def open_source(
-    data: str, *, prefix: str = "", keys: Iterable[str] | None = None, option: str = "--data"
+    data: str,
+    *,
+    prefix: str = "",
+    keys: Iterable[str] | None = None,
+    option: str = "--data",
+    part: str | None = None,
 ) -> list[Item]:
     """The pictures of a data set, sorted by key (code points).
 
@@ -73,12 +78,19 @@ def open_source(
         prefix: only what is below this folder inside the data; keys start after it.
         keys: only these, each the key or its last part.
         option: named in error lines.
+        part: degraded or restored: of shards, these pictures of each sample; of what holds none,
+            its pictures as they are.
 
     Raises:
         UserError: nothing there, two pictures of one key, or a key that is missing or ambiguous.
     """
     where = f"{option} {data}"
-    items = _photographs() if data in PHOTOGRAPHS else _of_path(Path(data).expanduser(), option)
+    if data in PHOTOGRAPHS:
+        items = _photographs()
+    else:
+        path = Path(data).expanduser()
+        items = _parts(path, part) if part is not None else []
+        items = items or _of_path(path, option)
     if prefix:
         items = _below(items, prefix.strip("/") + "/", where)
     _check_keys(items, where)
@@ -135,6 +147,25 @@ def _of_path(path: Path, option: str) -> list[Item]:
             f"holds no pictures ({', '.join(sorted(_EXTENSIONS))}) and no .tar", where=path
         )
     return [item for file in archives for item in _members(file, f"{file.stem}/")]
+
+
+def _parts(path: Path, part: str) -> list[Item]:
+    """The degraded or restored pictures in shards; none where there are no shards with such."""
+    folder = fs.is_dir(path)
+    if not folder and not (path.suffix == ".tar" and fs.exists(path)):
+        return []
+    archives = [f for f in _files(path) if f.suffix == ".tar"] if folder else [path]
+    return [
+        Item(
+            key=(f"{file.stem}/" if folder else "") + key_of(name).removesuffix(f".{part}"),
+            where=f"{file}: {shown(name)}",
+            read=_Member(file, member),
+        )
+        for file in archives
+        for member in archive.scan_tar(file, samples=False)
+        if PurePosixPath(name := member.name).suffix.lower() in _EXTENSIONS
+        and PurePosixPath(name).stem.endswith(f".{part}")
+    ]
 
 
 def _alone(path: Path, option: str) -> list[Item]:

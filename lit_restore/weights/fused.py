@@ -22,6 +22,8 @@ from lit_restore.weights.prior import model_config
 from lit_restore.weights.restorers import load_restorer, weights_sha256
 
 TASK = "fusion"
+GIVEN = "given"
+"""In the place of a restoration network: what is to be restored has been through one already."""
 DEFAULTS: Mapping[str, float] = {"t_max": 250, "steps": 1000, "beta_min": 1e-4, "beta_max": 2e-2}
 """What `lit_restore.training.FusionTraining` takes where its configuration leaves it out."""
 
@@ -67,7 +69,7 @@ def load_fusion(
         denoiser: another denoiser than the one of the training, which is else looked for where it
             was then and must be the same.
         restorer: likewise another restoration network; needed where the training read its outputs
-            from shards.
+            from shards. `GIVEN` where images have been through one already.
         profile: which average of the fusion's weights; by default the first.
 
     Raises:
@@ -83,8 +85,10 @@ def load_fusion(
     config = model_config(loaded)
     recorded = _recorded(loaded)
     first = load_denoiser(_place("denoiser", denoiser, config, path), where="--denoiser").net
-    second = load_restorer(_place("restorer", restorer, config, path))
-    found = {"denoiser": weights_sha256(first.state_dict()), "restorer": second.sha256}
+    channels = loaded.net.options["channels"]
+    assert isinstance(channels, int)
+    second, digest = _restorer(restorer, config, path, channels)
+    found = {"denoiser": weights_sha256(first.state_dict()), "restorer": digest}
     for name, given in (("denoiser", denoiser), ("restorer", restorer)):
         if given is None and name in recorded and recorded[name] != found[name]:
             raise UserError(
@@ -92,16 +96,17 @@ def load_fusion(
                 f"then {recorded[name][:12]}); give it again to use it all the same",
                 where=f"--{name}",
             )
-    given_channels = {"denoiser": first.options["channels"], "restorer": second.net.out_channels}
-    for name, channels in given_channels.items():
-        if channels != loaded.net.options["channels"]:
-            told = f"channels of its images are {channels}, the fusion takes others"
+    for name, held in (
+        ("denoiser", first.options["channels"]), ("restorer", second.out_channels)
+    ):  # fmt: skip
+        if held != channels:
+            told = f"channels of its images are {held}, the fusion takes {channels}"
             raise UserError(told, where=f"--{name}")
     numbers = {name: _number(config, name, loaded.source) for name in DEFAULTS}
     return LoadedFusion(
         fusion=loaded.net,
         denoiser=first,
-        restorer=second.net,
+        restorer=second,
         diffusion=DiscreteDiffusion(
             int(numbers["steps"]), numbers["beta_min"], numbers["beta_max"]
         ),
@@ -128,6 +133,19 @@ def _recorded(loaded: LoadedNetwork) -> dict[str, str]:
     if not isinstance(frozen, dict):
         return {}
     return {name: str(digest) for name, digest in frozen.items()}
+
+
+def _restorer(
+    given: str | PathLike[str] | None,
+    config: dict[str, JSONValue],
+    path: str | PathLike[str],
+    channels: int,
+) -> tuple[RestorationNetwork, str]:
+    """The network and the sha256 of its weights."""
+    if given == GIVEN:
+        return RestorationNetwork(nn.Identity(), name=GIVEN, in_channels=channels), GIVEN
+    loaded = load_restorer(_place("restorer", given, config, path))
+    return loaded.net, loaded.sha256
 
 
 def _place(
