@@ -135,6 +135,9 @@ def evaluate_restoration(options: RestorationRun) -> Outcome:
 def _degradation(options: RestorationRun, protocol: Protocol) -> Record | None:
     """How the pictures are degraded; None where they lie in files."""
     own = protocol.degradation
+    if options.restorer == GIVEN and options.degraded is None:
+        told = "given: name the folder of the restored pictures with --degraded"
+        raise UserError(told, where="--restorer")
     if options.degraded is not None:
         if options.degradation is not None:
             raise UserError("goes with no --degraded; leave one out", where="--degradation")
@@ -173,6 +176,10 @@ def _methods(options: RestorationRun, scale: int) -> list[Restoring]:
     methods = [enlarged(scale)]
     for text in options.ckpts:
         methods += methods_of(text, options.taus, options.sampler, networks)
+    if not any("options" in method.identity for method in methods):
+        for name in ("denoiser", "restorer"):
+            if getattr(options, name) is not None:
+                raise UserError("no --ckpt is a fusion training, to use it", where=f"--{name}")
     check_names([method.method for method in methods], "--ckpt")
     return methods
 

@@ -13,7 +13,6 @@ from conftest import encoded, picture
 from support_evaluation import pixels_of, run, write_pictures
 from support_restoration import EDSR_OPTIONS, SCALE
 from support_restoring import (
-    HALF,
     RESTORE,
     decibels,
     evaluate,
@@ -190,35 +189,6 @@ def test_sr_x4_measures_inside_the_border_in_rgb_and_y(tmp_path: Path) -> None:
     weights = np.array([65.481, 128.553, 24.966]) / 255
     luma = decibels(found[inner] @ weights, clean[inner] @ weights)
     assert float(row["psnr_y_b4"]) == pytest.approx(luma, rel=1e-9)
-
-
-# Pictures that are degraded already ---------------------------------------------------------------
-
-
-def write_degraded(folder: Path, data: Path) -> Path:
-    """What `HALF` makes of the pictures, as files."""
-    for key in KEYS:
-        path = folder / f"{key}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(to_uint8(halved(pixels_of(data / f"{key}.png")))[0]))
-    return folder
-
-
-def test_given_degraded_pictures_give_the_numbers_of_made_ones(
-    fusion: Path, tmp_path: Path
-) -> None:
-    data = write_pictures(tmp_path / "data", list(KEYS), HEIGHT - 1, WIDTH - 1)
-    degraded = write_degraded(tmp_path / "degraded", data)
-    (degraded / "more.png").write_bytes(b"no partner, so nobody looks")
-    words = ("--protocol", "restore", "--data", data, "--ckpt", fusion, "--tau", "2")
-    assert evaluate(tmp_path / "a", *words, "--degraded", degraded) == 0
-    assert evaluate(tmp_path / "b", *words, "--degradation", HALF) == 0
-    one, other = rows_of(tmp_path / "a"), rows_of(tmp_path / "b")
-    for rows in (one, other):
-        for row in rows:
-            del row["seconds"]
-    assert one == other
-    assert len(one) == 6
 
 
 # What stands below the table ----------------------------------------------------------------------

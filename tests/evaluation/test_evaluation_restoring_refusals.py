@@ -115,60 +115,6 @@ def test_another_evaluation_is_not_gone_on_with(
     assert "data: d changed" in refusal(capsys, out, *words, "--tau", "2", "--resume")
 
 
-@pytest.mark.parametrize("changed", ["clean", "degraded"])
-def test_both_pictures_of_a_pair_make_the_evaluation(
-    changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for kind, shift in (("clean", 0), ("degraded", 10)):
-        (tmp_path / kind).mkdir()
-        for k, name in enumerate("xy"):
-            (tmp_path / kind / f"{name}.png").write_bytes(encoded(picture(shift + k, 12, 12)))
-    words = ("--protocol", "deblur", "--data", tmp_path / "clean")
-    words = (*words, "--degraded", tmp_path / "degraded")
-    out = tmp_path / "out"
-    assert evaluate(out, *words) == 0
-    (tmp_path / "degraded" / "no-partner.png").write_bytes(encoded(picture(5)))
-    assert evaluate(out, *words, "--resume") == 0
-    (tmp_path / changed / "y.png").write_bytes(encoded(picture(7, 12, 12)))
-    name = "y" if changed == "clean" else "y (degraded)"
-    assert f"data: {name} changed;" in refusal(capsys, out, *words, "--resume")
-
-
-# Pairs --------------------------------------------------------------------------------------------
-
-
-def test_degraded_pictures_are_paired_by_name_or_refused(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    degraded = write_pictures(tmp_path / "degraded", ["a", "d"], 10, 12)
-    words = ("--protocol", "restore", "--data", data, "--degraded", degraded)
-    told = f"--degraded {degraded}: 1 of 3 pictures are not there: b/c"
-    assert refusal(capsys, tmp_path / "out", *words) == told
-    told = "--degraded: restore needs degraded pictures: give their folder, or a --degradation"
-    assert refusal(capsys, tmp_path / "out", *words[:4]) == told
-    told = "--degradation: goes with no --degraded; leave one out"
-    assert refusal(capsys, tmp_path / "out", *words, "--degradation", HALF) == told
-    missing = refusal(capsys, tmp_path / "out", *words[:5], tmp_path / "nowhere")
-    assert f"{tmp_path}/nowhere: no such file" in missing
-
-
-def test_pairs_of_no_whole_scale_or_another_fail_alone(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    degraded = write_pictures(tmp_path / "degraded", ["a", "b/c", "d"], 10, 12)
-    words = ("--protocol", "restore", "--data", data, "--degraded", degraded)
-    (degraded / "a.png").write_bytes(encoded(picture(1, 9, 12)))
-    (degraded / "d.png").write_bytes(encoded(picture(1, 5, 6)))
-    assert evaluate(tmp_path / "out", *words) == 3
-    errors = {row["key"]: row["error"] for row in rows_of(tmp_path / "out")}
-    told = f"{data}/a.png: is 24x20, its degraded picture 12x9: no whole scale"
-    assert errors == {"a": told, "b/c": "", "d": "the output is 12x10, the truth 24x20"}
-    assert {row["method"] for row in rows_of(tmp_path / "out")} == {"bicubic"}
-    for name in ("b/c", "d"):
-        (degraded / f"{name}.png").write_bytes(encoded(picture(1, 21, 24)))
-    assert refusal(capsys, tmp_path / "none", *words) == told
-
-
 # Networks -----------------------------------------------------------------------------------------
 
 
@@ -211,6 +157,20 @@ def test_what_the_networks_cannot_do_is_said_before_anything_is_made(
     denoiser = refusal(capsys, out, *words, "--ckpt", fusion.with_name("denoiser.safetensors"))
     assert "restores no images" in denoiser or "noise level" in denoiser
     assert "nope: no such file" in refusal(capsys, out, *words, "--ckpt", tmp_path / "nope")
+
+
+def test_networks_that_nothing_would_use_are_refused(
+    data: Path, fusion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*RESTORE, "--data", data)
+    restorer = fusion.with_name("restorer.safetensors")
+    for name in ("denoiser", "restorer"):
+        for ckpt in ((), ("--ckpt", restorer)):
+            path = fusion.with_name(f"{name}.safetensors")
+            found = refusal(capsys, tmp_path / "out", *words, *ckpt, f"--{name}", path)
+            assert found == f"--{name}: no --ckpt is a fusion training, to use it"
+    found = refusal(capsys, tmp_path / "out", *words, "--ckpt", fusion, "--restorer", "given")
+    assert found == "--restorer: given: name the folder of the restored pictures with --degraded"
 
 
 @pytest.mark.parametrize(
