@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lit_restore.data.batch import Sample
-from lit_restore.data.bursts import process, synthesize_burst
+from lit_restore.data.bursts import BurstOptions, process, synthesize_burst
 from lit_restore.data.decode import decoder_name
 from lit_restore.data.derived_part import Made, Part, ThreadedReader, write_parts
 from lit_restore.data.derived_shards import Derivation, shard_names
@@ -32,7 +34,8 @@ from lit_restore.io.quantise import from_pixels, to_uint8
 from lit_restore.networks import BURST_RESTORERS
 from lit_restore.networks.base import Network
 from lit_restore.seeding import torch_generator
-from lit_restore.weights.loading import load_network
+from lit_restore.weights.loading import LoadedNetwork, load_network
+from lit_restore.weights.prior import model_config
 from lit_restore.weights.restorers import weights_sha256
 
 
@@ -74,8 +77,12 @@ def restore_bursts(
         SaveError: the disk is full, or went away.
         RankLost: a process was killed.
     """
-    digest = weights_sha256(load_network(restorer).net.state_dict())
-    about = {"restorer": digest, "scale": 8, "degradation": "burst", "seed": seed}
+    loaded = load_network(restorer)
+    options = burst_options_of(loaded)
+    about = {
+        "restorer": weights_sha256(loaded.net.state_dict()), "scale": 8, "seed": seed,
+        "degradation": {"name": "burst", "options": asdict(options)},
+    }  # fmt: skip
     text = json.dumps([source.fingerprint(), list(classes), about], sort_keys=True)
     plan = PackingPlan(
         plan=hashlib.sha256(text.encode()).hexdigest(),
@@ -102,18 +109,37 @@ def burst_part(
 ) -> Iterator[int | Made]:
     """Make shards, one after the other; see `write_parts`."""
     reader = ThreadedReader(source)
-    net = load_network(restorer).net.to(part.device)
+    loaded = load_network(restorer)
+    net, options = loaded.net.to(part.device), burst_options_of(loaded)
     yield from write_parts(
         part, source, names, folder,
         read=lambda index: (source.where(index), reader(index)),
-        pack=lambda samples: [burst_sample(*each, net, seed, part.device) for each in samples],
+        pack=lambda samples: [
+            burst_sample(*each, net, seed, part.device, options) for each in samples
+        ],
         batch=1,
     )  # fmt: skip
 
 
+def burst_options_of(loaded: LoadedNetwork) -> BurstOptions:
+    """How the bursts of a network's training were made, noise always among it."""
+    config = model_config(loaded)
+    fields = ("max_translation", "max_rotation", "border")
+    given: dict[str, Any] = {name: config[name] for name in fields if name in config}
+    try:
+        return BurstOptions(**given)
+    except (UserError, TypeError):
+        raise UserError("its configuration is damaged", where=loaded.source) from None
+
+
 @torch.no_grad()
 def burst_sample(
-    where: str, sample: Sample, net: Network, seed: int, device: str = "cpu"
+    where: str,
+    sample: Sample,
+    net: Network,
+    seed: int,
+    device: str = "cpu",
+    options: BurstOptions | None = None,
 ) -> Packed:
     """One sample as the members of a shard: true and restored picture in sRGB, as PNG.
 
@@ -126,7 +152,7 @@ def burst_sample(
     frames = getattr(net, "frames", 14)
     try:
         burst, target, drawn = synthesize_burst(
-            image, frames, torch_generator(seed, sample.key, "burst")
+            image, frames, torch_generator(seed, sample.key, "burst"), options
         )
         restored = process(net(burst[None])[0].float(), drawn)
     except UserError as error:

@@ -18,7 +18,7 @@ from lit_restore.inverse.fused import denoise
 from lit_restore.networks import FUSIONS
 from lit_restore.ops.resize import imresize
 from lit_restore.sampling.restoration import RestoreOptions, check_tau, restore_images
-from lit_restore.weights.fused import LoadedFusion, load_fusion, recorded_degradation
+from lit_restore.weights.fused import GIVEN, LoadedFusion, load_fusion, recorded_degradation
 from lit_restore.weights.loading import load_network
 from lit_restore.weights.restorers import load_restorer
 
@@ -154,10 +154,15 @@ def _at(options: RestoreOptions, tau: int) -> RestoreOptions:
 def _fused(
     name: str, model: LoadedFusion, options: RestoreOptions, device: torch.device
 ) -> Restoring:
+    once = 0 if model.restorer.name == GIVEN else 1
+
     def apply(degraded: Tensor, key: str, seed: int) -> tuple[Tensor, int]:
         chosen = replace(options, seed=seed)
-        found = restore_images(model, degraded.to(device), chosen, [key])
-        return found.images.cpu(), 1 + options.samples * found.nfe
+        grey = degraded.shape[1] == 1 < model.restorer.in_channels
+        images = degraded.expand(-1, model.restorer.in_channels, -1, -1) if grey else degraded
+        found = restore_images(model, images.to(device), chosen, [key])
+        restored = found.images.mean(1, keepdim=True) if grey else found.images
+        return restored.cpu(), once + options.samples * found.nfe
 
     identity: dict[str, object] = {"networks": dict(model.digests), "options": _plain(options)}
     return Restoring(name=name, apply=apply, seeded=True, identity=identity)
@@ -173,8 +178,9 @@ def _plain(options: RestoreOptions) -> dict[str, object]:
 
 
 def _regression(name: str, path: str, networks: Networks) -> Restoring:
-    loaded = load_restorer(path)
+    loaded = load_restorer(path, profile=networks.profile)
     net = loaded.net.to(networks.device)
+    net.grey = "repeat"
 
     @torch.no_grad()
     def apply(degraded: Tensor, key: str, seed: int) -> tuple[Tensor, int]:

@@ -77,6 +77,27 @@ class BurstRegression(TrainingModule):
         except UserError as error:
             raise UserError(error.message, where=f"model.{error.where}") from None
 
+    def on_fit_start(self) -> None:
+        """Refuse what the first validation, perhaps hours away, could not use."""
+        if self.data.degradation is not None:
+            raise UserError("is not for bursts; leave it out", where="data.degradation")
+        crop, border = self.data.val_crop, self.burst_options.border
+        if "val" not in self.data.sources or crop is None:
+            return
+        side = (crop - 2 * border) // 8 * 8
+        if side <= 2 * self.val_border:
+            least = 2 * self.val_border + 8 + 2 * border
+            told = f"{crop} leaves nothing inside the borders; use at least {least}"
+            raise UserError(told, where="data.val_crop")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Refused: bursts are no pictures.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("restores bursts, of which data.predict holds none", where="task")
+
     def bursts(
         self, images: Tensor, names: Sequence[int | str], seed: int, where: str = "data.crop"
     ) -> tuple[Tensor, Tensor, BurstParameters]:

@@ -67,6 +67,7 @@ def load_restorer(
     expect_scale: int | None = None,
     tile: int | None = None,
     sigma: float | None = None,
+    profile: str | None = None,
     legacy: bool = False,
 ) -> LoadedRestorer:
     """The restoration network in a file or a run.
@@ -78,6 +79,7 @@ def load_restorer(
         expect_scale: the task's scale; another one is an error.
         tile: largest side in one piece, pixels of the degraded image; see `RestorationNetwork`.
         sigma: noise level, in image units, for networks that take one (FFDNet, DRUNet); no others.
+        profile: of ours, which average of the weights; by default the first.
         legacy: also read PyTorch's format from before 1.6; runs no code, but has no checksums.
 
     Raises:
@@ -86,7 +88,9 @@ def load_restorer(
     """
     place, member = split_member(str(path))
     if member is None and _is_ours(place):
-        found = _ours(place, sigma)
+        found = _ours(place, sigma, profile)
+    elif profile is not None:
+        raise UserError(f"has no averages; leave profile {profile} out", where=path)
     else:
         found = _foreign(place, member, sigma, legacy=legacy)
     if expect_scale is not None and found.net.scale != expect_scale:
@@ -150,8 +154,8 @@ def _is_ours(path: Path) -> bool:
     return _is_safetensors(path) and "lit_restore" in tensors.read_metadata(path)
 
 
-def _ours(path: Path, sigma: float | None) -> LoadedRestorer:
-    loaded = load_network(path)
+def _ours(path: Path, sigma: float | None, profile: str | None) -> LoadedRestorer:
+    loaded = load_network(path, profile=profile)
     net = loaded.net
     inputs = inspect.signature(net.forward).parameters
     needed = [name for name, one in inputs.items() if one.default is one.empty and name != "sigma"]

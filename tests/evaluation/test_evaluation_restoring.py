@@ -25,6 +25,7 @@ from support_restoring import (
 from lit_restore.evaluation.metrics import ssim
 from lit_restore.evaluation.restore_methods import Networks, methods_of
 from lit_restore.inverse import PosteriorOptions
+from lit_restore.io import images
 from lit_restore.io.quantise import from_pixels, to_uint8
 from lit_restore.networks import EDSR, FusionNet, UNet
 from lit_restore.ops.resize import imresize
@@ -281,18 +282,21 @@ def test_pictures_that_cannot_be_used_are_rows_with_reasons_first_or_last(
     assert printed.out.count("1 of 3") == 3
 
 
-def test_a_grey_picture_under_networks_of_colours_fails_alone(fusion: Path, tmp_path: Path) -> None:
+def test_a_grey_picture_goes_through_networks_of_colours_as_one(
+    fusion: Path, tmp_path: Path
+) -> None:
     data = write_pictures(tmp_path / "data", ["colour"], 20, 20)
     grey = picture(3, 20, 20)[..., 0]
     (data / "grey.png").write_bytes(encoded(grey))
-    assert evaluate(tmp_path / "out", *RESTORE, "--data", data, "--ckpt", fusion, "--tau", "2") == 3
+    assert evaluate(tmp_path / "out", *RESTORE, "--data", data, "--ckpt", fusion, "--tau", "2") == 0
     (row,) = rows_of(tmp_path / "out", key="grey", method="bicubic")
     enlarged = to_uint8(imresize(halved(grey[..., None]), SCALE))[0]
     assert float(row["psnr_rgb_b0"]) == pytest.approx(decibels(enlarged, grey[..., None]))
     for method in ("fusion-restorer", "fusion-tau2"):
         (row,) = rows_of(tmp_path / "out", key="grey", method=method)
-        assert "takes images of 3 channels, given 1 channel" in row["error"]
-        assert rows_of(tmp_path / "out", key="colour", method=method)[0]["error"] == ""
+        found = images.read_picture(tmp_path / "out" / row["png"]).pixels
+        assert found.shape == (20, 20, 1)
+        assert float(row["psnr_rgb_b0"]) == pytest.approx(decibels(found, grey[..., None]))
 
 
 def test_an_output_of_another_size_is_a_row_with_its_reason(
