@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from support_restoration import digest, moved, save_restorer
 from lit_restore.cli.main import main
 from lit_restore.data.batch import Refusal
 from lit_restore.data.burst_shards import is_burst_network, restore_bursts
-from lit_restore.data.bursts import process, synthesize_burst
+from lit_restore.data.bursts import BurstOptions, process, synthesize_burst
 from lit_restore.data.inspection import verify
 from lit_restore.data.locate import open_source
 from lit_restore.data.manifest import Manifest, read_manifest
@@ -116,8 +117,11 @@ def test_the_manifest_says_what_was_made_by_what(network: Path, whole: Path) -> 
     assert manifest.fields == ("image", "label", "restored")
     assert [shard.count for shard in manifest.shards] == list(COUNTS)
     assert json.loads((whole / "manifest.json").read_text())["restored"] == {
-        "restorer": digest(network), "scale": 8, "degradation": "burst", "seed": 0,
-    }  # fmt: skip
+        "restorer": digest(network),
+        "scale": 8,
+        "degradation": {"name": "burst", "options": asdict(BurstOptions())},
+        "seed": 0,
+    }
     assert verify(whole, decode=True) == (5, [])
     assert sum(path.is_file() for path in whole.iterdir()) == 4
 
