@@ -55,9 +55,9 @@ def curve(points: Sequence[Point], *, x: str, y: str, title: str) -> Pixels:
     for (left, top), point in zip(places, points, strict=True):
         draw.ellipse((left - 5, top - 5, left + 5, top + 5), fill=_DOT)
         draw.text((left + 8, top - 8), point.label, fill=_INK, font=small, anchor="ls")
-    draw.text((_LEFT, 16), title, fill=_INK, font=large)
+    draw.text((8, 6), title, fill=_INK, font=large)
     draw.text((_WIDTH - _RIGHT, _HEIGHT - 34), x, fill=_INK, font=large, anchor="ra")
-    draw.text((8, _TOP - 30), y, fill=_INK, font=large)
+    draw.text((8, _TOP - 28), y, fill=_INK, font=large)
     return np.array(sheet)
 
 
