@@ -10,6 +10,7 @@ from lit_restore.errors import UserError
 from lit_restore.io import fs, images
 from lit_restore.io.archive import scan_tar
 from lit_restore.networks import FFDNet, apply_padded
+from lit_restore.networks.bsrt import preset
 from lit_restore.seeding import torch_generator
 from lit_restore.weights import foreign
 from lit_restore.weights.foreign import adapt_ffdnet, load_foreign, split_member
@@ -130,3 +131,14 @@ def test_ffdnet_reaches_its_published_quality_only_with_the_swap(monkeypatch):
     wrong = np.mean([gain(net, name) for name in NAMES])
     assert abs(right - 31.2) < 0.3
     assert wrong < right - 1
+
+
+def test_bsrt_weights_come_through_the_names_of_a_parallel_training(tmp_path):
+    net = preset("tiny").eval()
+    stored = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({"params": stored}, tmp_path / "bsrt.pth")
+    found = load_foreign("bsrt", tmp_path / "bsrt.pth")
+    assert all(torch.equal(t, found.state_dict()[k]) for k, t in net.state_dict().items())
+    torch.save({"params": dict(list(stored.items())[1:])}, tmp_path / "part.pth")
+    with pytest.raises(UserError, match="in a BSRT of its size"):
+        load_foreign("bsrt", tmp_path / "part.pth")

@@ -20,7 +20,7 @@ from support_restoration import (
 from lit_restore.errors import UserError
 from lit_restore.networks import EDSR, Network, UNet, apply_padded
 from lit_restore.weights import load_exported, load_fusion, save_exported
-from lit_restore.weights.fused import recorded_degradation
+from lit_restore.weights.fused import GIVEN, recorded_degradation
 
 
 @pytest.fixture
@@ -159,3 +159,10 @@ def test_a_damaged_configuration_is_refused(fusion: Path, name: str, value: Any)
 )
 def test_a_training_without_a_degradation_has_none(info: dict[str, Any]) -> None:
     assert recorded_degradation(info) is None
+
+
+def test_a_restorer_that_has_run_already_changes_nothing(fusion: Path) -> None:
+    model = load_fusion(fusion, restorer=GIVEN)
+    restored = torch.rand(1, 3, 7, 5)
+    assert torch.equal(model.restorer(restored), restored)
+    assert model.digests["restorer"] == GIVEN
