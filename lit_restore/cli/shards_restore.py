@@ -33,6 +33,11 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="YAML",
         help="as in a recipe: '{class_path: Downscale, init_args: {scale: 4}}'",
     )
+    add(
+        "--other-degradation",
+        action="store_true",
+        help="degrade otherwise than the network's own training did",
+    )
     add("--seed", type=int, default=0, help="of the degradation (default 0)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--workers", type=int, help="processes (default: one a GPU, or one a core)")
@@ -59,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
             source,
             args.restorer,
             args.out,
-            degradation=_degradation(args.degradation, args.restorer, alone),
+            degradation=_degradation(
+                args.degradation, args.restorer, alone, other=args.other_degradation
+            ),
             seed=args.seed,
             devices=devices,
             classes=classes,
@@ -70,22 +77,33 @@ def run(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _degradation(text: str | None, restorer: str, needed: bool) -> dict[str, object] | None:
+def _degradation(
+    text: str | None, restorer: str, needed: bool, *, other: bool
+) -> dict[str, object] | None:
     """What is given, else that of the network's training; none for pairs."""
+    from lit_restore.data.degradations import same_degradation
     from lit_restore.data.degradations.recorded import record_of
     from lit_restore.io.yaml import parse_yaml
     from lit_restore.weights.fused import recorded_degradation
     from lit_restore.weights.restorers import load_restorer
 
-    if text is not None:
-        return record_of(parse_yaml(text, where="--degradation"), where="--degradation")
-    if not needed:
+    if text is None and not needed:
         return None
     recorded = recorded_degradation(load_restorer(restorer).info)
-    if recorded is None:
+    own = None if recorded is None else record_of(recorded, where=restorer)
+    if text is None and own is None:
         raise UserError(
             f"{restorer} was not trained on pictures degraded here, and the shards hold no pairs; "
             "give one",
             where="--degradation",
         )
-    return record_of(recorded, where=restorer)
+    if text is None:
+        return own
+    given = record_of(parse_yaml(text, where="--degradation"), where="--degradation")
+    difference = None if own is None or other else same_degradation(own, given)
+    if difference:
+        raise UserError(
+            f"{restorer} was {difference}; --other-degradation does it all the same",
+            where="--degradation",
+        )
+    return given

@@ -75,7 +75,8 @@ def test_pictures_are_degraded_as_in_the_network_s_training_or_as_is_said(here: 
         "{class_path: Chain, init_args: {steps: [{class_path: GaussianBlur}, "
         "{class_path: Downscale, init_args: {scale: 2}}]}}"
     )
-    assert restore("--degradation", chain, "--seed", "7", out="blurred") == 0
+    given = ("--degradation", chain, "--other-degradation", "--seed", "7")
+    assert restore(*given, out="blurred") == 0
     found = told("blurred")
     assert (found["seed"], found["scale"]) == (7, 2)
     assert found["degradation"] == describe(Chain([GaussianBlur(), Downscale(2)]))
@@ -145,6 +146,8 @@ HALVED = "--degradation={class_path: Downscale, init_args: {scale: 2}}"
         (None, ["--degradation={scale: 2}"], "--degradation: is no {class_path: NAME, init_args: "),
         (None, ["--degradation={class_path: ["], "--degradation: "),
         (None, ["--degradation={class_path: Downscale}"],
+         "--degradation: net was trained with Downscale.scale 2, given 4; --other-degradation "),
+        (None, ["--degradation={class_path: Downscale}", "--other-degradation"],
          "pictures/train-000000.tar: sea__3: is 6x5 for 24x20, the network enlarges by 2"),
         (paired, [HALVED], "pictures/p.tar: a: holds its degraded picture; leave --degradation "),
         (untaught, [], "--degradation: net was not trained on pictures degraded here, and the "),
