@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from lit_restore.data.bursts.cameras import draw_ccm, draw_gains
 from lit_restore.data.bursts.motion import draw_motion
 from lit_restore.data.bursts.noise import draw_noise_levels
-from lit_restore.data.bursts.unprocessing import draw_ccm, draw_gains
 from lit_restore.errors import require_at_least
 
 
