@@ -6,14 +6,9 @@ import math
 
 import torch
 
+from lit_restore.data.bursts.cameras import draw_ccm, draw_gains
 from lit_restore.data.bursts.noise import LOG_SHOT, add_noise, draw_noise_levels
-from lit_restore.data.bursts.unprocessing import (
-    apply_matrix,
-    draw_ccm,
-    draw_gains,
-    inverse_smoothstep,
-    smoothstep,
-)
+from lit_restore.data.bursts.unprocessing import apply_matrix, inverse_smoothstep, smoothstep
 
 DRAWS = 2000
 
