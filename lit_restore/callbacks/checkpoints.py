@@ -19,6 +19,7 @@ from lit_restore.callbacks.resuming import find_source, load_run, set_aside
 from lit_restore.callbacks.retention import Retention
 from lit_restore.callbacks.run_parts import RunParts
 from lit_restore.callbacks.saving import Outcome, Saver
+from lit_restore.data.degradations import describe
 from lit_restore.errors import LitRestoreError, SaveError, UserError, require_at_least
 from lit_restore.io import failpoints, fs, status
 from lit_restore.training.base import TrainingModule
@@ -234,6 +235,7 @@ class Checkpoints(StepCallback):
                 "versions": versions(),
                 "fingerprint": fingerprint(module),
                 "frozen": dict(module.frozen),
+                "degradation": degradation_of(module),
                 "metrics": metrics,
                 "validation_pending": parts.validation.pending,
                 "nonfinite_in_a_row": parts.guard.in_a_row,
@@ -273,6 +275,14 @@ def fingerprint(module: TrainingModule) -> dict[str, Any]:
         "model": model,
         "optimizer": {"name": module.optimizer_options.name},
     }
+
+
+def degradation_of(module: TrainingModule) -> dict[str, Any] | None:
+    """How the training's pictures are degraded: what a use of the network is compared with."""
+    if module.restored_from is not None:
+        return dict(module.restored_from)
+    given = module.data.degradation
+    return None if given is None else describe(given)
 
 
 def _names(module: TrainingModule) -> dict[Tensor, str]:

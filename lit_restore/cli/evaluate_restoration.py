@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, command: str) -> Outcome:
             other_degradation=args.other_degradation,
             ckpts=tuple(args.ckpt),
             taus=args.taus,
-            sampler=options_of(args, tau=max(args.taus)),
+            sampler=options_of(args, tau=max(args.taus), fitted=True),
             denoiser=existing(args.denoiser),
             restorer=existing(args.restorer),
             prefix=args.prefix,

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = load_network(args.checkpoint, profile=args.profile)
     if args.format == "dimsum":
         return _write_dimsum(args.out, loaded)
-    kept = ("task", "profile", "samples_seen", "config", "versions", "frozen")
+    kept = ("task", "profile", "samples_seen", "config", "versions", "frozen", "degradation")
     info = {key: loaded.info[key] for key in kept if key in loaded.info}
     return write_network(args.out, loaded.net, {**info, "source": loaded.source.name})
 

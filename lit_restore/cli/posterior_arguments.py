@@ -72,8 +72,10 @@ def add_sampler(
     add("--tile", type=int, metavar="PIXELS", help="largest side in one piece (default: 4 Mpx)")
 
 
-def options_of(args: argparse.Namespace, *, tau: int, samples: int = 1) -> RestoreOptions:
-    """The sampler's options.
+def options_of(
+    args: argparse.Namespace, *, tau: int, samples: int = 1, fitted: bool = False
+) -> RestoreOptions:
+    """The sampler's options; `fitted`: no more steps than tau has, as a list of tau needs it.
 
     Raises:
         UserError: one is out of range; names it as it is typed.
@@ -85,7 +87,7 @@ def options_of(args: argparse.Namespace, *, tau: int, samples: int = 1) -> Resto
         return RestoreOptions(
             posterior=PosteriorOptions(
                 tau=tau,
-                steps=args.steps if args.steps is None else min(args.steps, max(1, tau)),
+                steps=min(args.steps, max(1, tau)) if fitted and args.steps else args.steps,
                 tail=args.tail,
                 eta=args.eta,
                 variance=args.variance,

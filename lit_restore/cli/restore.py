@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     others: dict[Path, Path] = {}
     if args.samples > 1:
         others = targets_of(args.images, args.out, ".deviation.png", force=args.force)
+    from lit_restore.weights.fused import GIVEN
+
     job = _job(args, options)
     failed = 0
     for source, target in targets.items():
@@ -64,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
             raise given.cannot_write(target, error) from None
         else:
             drawn = "" if args.samples == 1 else f", mean of {args.samples} samples"
-            print(f"{target}: tau {args.tau}, 1 + {args.samples * nfe} evaluations{drawn}")
+            once = 0 if job.model.restorer.name == GIVEN else 1
+            print(f"{target}: tau {args.tau}, {once} + {args.samples * nfe} evaluations{drawn}")
     return int(ExitCode.SOME_FAILED if failed else ExitCode.OK)
 
 
@@ -84,6 +87,8 @@ def _job(args: argparse.Namespace, options: RestoreOptions) -> _Job:
         check_tau(model, options)
     except UserError as error:
         raise UserError(error.message, where="--tau") from None
+    for note in model.notes:
+        print(f"note: {note}", file=sys.stderr)
     for net in model.networks().values():
         net.to(device)
     return _Job(model=model, device=device, options=options, background=args.background)

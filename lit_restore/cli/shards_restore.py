@@ -89,8 +89,7 @@ def _degradation(
 
     if text is None and not needed:
         return None
-    recorded = recorded_degradation(load_restorer(restorer).info)
-    own = None if recorded is None else record_of(recorded, where=restorer)
+    own = recorded_degradation(load_restorer(restorer).info, where=restorer)
     if text is None and own is None:
         raise UserError(
             f"{restorer} was not trained on pictures degraded here, and the shards hold no pairs; "
@@ -98,7 +97,7 @@ def _degradation(
             where="--degradation",
         )
     if text is None:
-        return own
+        return dict(own) if own is not None else None
     given = record_of(parse_yaml(text, where="--degradation"), where="--degradation")
     difference = None if own is None or other else same_degradation(own, given)
     if difference:

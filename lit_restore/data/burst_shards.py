@@ -155,6 +155,8 @@ def burst_sample(
             image, frames, torch_generator(seed, sample.key, "burst"), options
         )
         restored = process(net(burst[None])[0].float(), drawn)
+        if not restored.isfinite().all():
+            raise UserError("the network's output is not finite")
     except UserError as error:
         raise UserError(error.message, where=where) from None
     except (RuntimeError, MemoryError) as error:

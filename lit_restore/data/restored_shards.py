@@ -29,7 +29,7 @@ from lit_restore.data.encode import Packed
 from lit_restore.data.manifest import MANIFEST, Manifest, manifest_text
 from lit_restore.data.memory import memory_is_short
 from lit_restore.data.packing_folder import MADE_BY, PackingPlan
-from lit_restore.data.reader import Source
+from lit_restore.data.reader import CachedSource, ShardSource, Source
 from lit_restore.errors import UserError
 from lit_restore.io import fs, images
 from lit_restore.io.quantise import from_pixels, to_uint8
@@ -119,26 +119,37 @@ def restore_shards(
     )
 
 
-def restorer_of(shards: str | None) -> str | None:
-    """sha256 of the weights that restored the pictures of a folder of shards.
+def restored_by(source: Source) -> dict[str, object] | None:
+    """What the manifest beside shards says of their restored pictures (`RestoredInfo.described`).
 
     Args:
-        shards: what `data.train` names.
+        source: local shards, opened.
 
     Returns:
-        None where it is no local folder whose manifest says so.
+        None where there is no manifest, or none that says so; or the shards are of several.
 
     Raises:
-        UserError: the manifest is damaged.
+        UserError: a manifest is damaged.
     """
-    if shards is None or not fs.exists(Path(shards) / MANIFEST):
+    if isinstance(source, CachedSource):
+        source = source.source
+    if not isinstance(source, ShardSource):
         return None
-    path = Path(shards) / MANIFEST
+    folders = {shard.path.parent for shard in source.shards}
+    found = [_entry(folder / MANIFEST) for folder in sorted(folders)]
+    return found[0] if len(found) == 1 else None
+
+
+def _entry(path: Path) -> dict[str, object] | None:
+    if not fs.exists(path):
+        return None
     try:
         told = json.loads(fs.read_text(path, limit=_LIMIT)).get(ENTRY)
-        return None if told is None else str(told["restorer"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise UserError("is damaged; make the shards again", where=path) from None
+    except (ValueError, AttributeError, RecursionError):
+        told = ""
+    if told is not None and not (isinstance(told, dict) and isinstance(told.get("restorer"), str)):
+        raise UserError("is damaged; make the shards again", where=path)
+    return told
 
 
 def restore_part(
@@ -152,7 +163,10 @@ def restore_part(
 ) -> Iterator[int | Made]:
     """Make shards, one after the other; see `write_parts`."""
     reader = ThreadedReader(source)
-    net = load_restorer(restorer).net.to(part.device)
+    loaded = load_restorer(restorer)
+    if loaded.sha256 != info.restorer:
+        raise UserError("changed meanwhile; run the same command again", where=restorer)
+    net = loaded.net.to(part.device)
     yield from write_parts(
         part, source, names, folder,
         read=lambda index: (source.where(index), reader(index)),
@@ -184,11 +198,16 @@ def restored_sample(
     if degraded is None:
         degraded = _degraded(clean, info, sample.key)
     try:
-        restored = to_uint8(net(from_pixels(degraded).to(device)))[0]
+        images_in = from_pixels(degraded).to(device)
+        net.tile_output(images_in)
+        output = net(images_in)
     except (RuntimeError, MemoryError) as error:
         if not memory_is_short(error):
             raise
         raise UserError("is too large for the memory", where=where) from None
+    if not output.isfinite().all():
+        raise UserError("the network's output is not finite", where=where)
+    restored = to_uint8(output)[0]
     if restored.shape != clean.shape:
         sides = [f"{p.shape[1]}x{p.shape[0]}" for p in (degraded, clean)]
         told = f"is {sides[0]} for {sides[1]}, the network enlarges by {info.scale}"

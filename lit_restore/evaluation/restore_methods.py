@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -11,19 +12,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_restore.data.degradations import Record, same_degradation
-from lit_restore.data.degradations.recorded import record_of
 from lit_restore.errors import UserError
 from lit_restore.evaluation.methods import Method, split_name
 from lit_restore.inverse.fused import denoise
 from lit_restore.networks import FUSIONS
 from lit_restore.ops.resize import imresize
-from lit_restore.sampling.restoration import RestoreOptions, check_tau, restore_images
+from lit_restore.sampling.restoration import RestoreOptions, check_tau, exact, restore_images
 from lit_restore.weights.fused import GIVEN, LoadedFusion, load_fusion, recorded_degradation
 from lit_restore.weights.loading import load_network
 from lit_restore.weights.restorers import load_restorer
 
 Apply: TypeAlias = Callable[[Tensor, str, int], tuple[Tensor, int | None]]
 """(degraded (1, C, h, w), key, seed) → (restored (1, C, H, W), evaluations of networks or None)."""
+
+_log = logging.getLogger(__name__)
 
 _SIDE = 256
 """Of the image that the cost is given for, pixels of the output."""
@@ -35,12 +37,14 @@ class Restoring:
 
     name: str
     apply: Apply
+    fused: bool = False
+    """Whether it is of a fusion training, which the sampler's options are for."""
     seeded: bool = False
     """Whether it draws: what does not is measured with the first seed alone."""
     identity: dict[str, object] = field(default_factory=dict)
     """For the run id: whatever its output depends on. JSON."""
-    degradation: Record | None = None
-    """That it was trained for; None where that is not known."""
+    degradations: tuple[Record, ...] = ()
+    """That its networks were trained for, as far as it is known."""
     about: str = ""
     """A line below the table: parameters and cost."""
     timed: bool = True
@@ -92,7 +96,7 @@ def methods_of(
     """
     name, path = split_name(text, option="--ckpt")
     if not _is_fusion(str(path)):
-        return [_regression(name, str(path), networks)]
+        return [_regression(name, str(path), options, networks)]
     model = load_fusion(
         path, denoiser=networks.denoiser, restorer=networks.restorer, profile=networks.profile
     )
@@ -103,13 +107,15 @@ def methods_of(
     for net in model.networks().values():
         net.to(networks.device)
     about = f"{name}: {_cost(model, networks.device)}"
-    known = _known(model.degradation, text)
+    for note in model.notes:
+        _log.warning("%s", note)
+    known = tuple(d for d in (model.degradation, model.restorer_degradation) if d is not None)
     alone = _fused(f"{name}-restorer", model, _at(options, 0), networks.device)
-    rows = [replace(alone, seeded=False, about=about, degradation=known)]
+    rows = [replace(alone, seeded=False, about=about, degradations=known)]
     for tau in taus:
         if tau:
             row = _fused(f"{name}-tau{tau}", model, _at(options, tau), networks.device)
-            rows.append(replace(row, degradation=known))
+            rows.append(replace(row, degradations=known))
     return rows
 
 
@@ -124,14 +130,13 @@ def check_degradation(methods: Sequence[Restoring], given: Record | None) -> Non
         UserError: says what differs.
     """
     for method in methods:
-        if given is None or method.degradation is None:
-            continue
-        difference = same_degradation(method.degradation, given)
-        if difference:
-            raise UserError(
-                f"{method.name} was {difference}; --other-degradation measures it all the same",
-                where="--ckpt",
-            )
+        for own in method.degradations if given is not None else ():
+            difference = same_degradation(own, given)
+            if difference:
+                raise UserError(
+                    f"{method.name} was {difference}; --other-degradation measures it all the same",
+                    where="--ckpt",
+                )
 
 
 def _is_fusion(path: str) -> bool:
@@ -139,10 +144,6 @@ def _is_fusion(path: str) -> bool:
         return load_network(path).net.kind in FUSIONS
     except UserError:
         return False  # a foreign file; or damaged, which its own reader will say
-
-
-def _known(tree: object, where: str) -> Record | None:
-    return None if tree is None else record_of(tree, where=where)
 
 
 def _at(options: RestoreOptions, tau: int) -> RestoreOptions:
@@ -165,7 +166,7 @@ def _fused(
         return restored.cpu(), once + options.samples * found.nfe
 
     identity: dict[str, object] = {"networks": dict(model.digests), "options": _plain(options)}
-    return Restoring(name=name, apply=apply, seeded=True, identity=identity)
+    return Restoring(name=name, apply=apply, fused=True, seeded=True, identity=identity)
 
 
 def _plain(options: RestoreOptions) -> dict[str, object]:
@@ -177,22 +178,25 @@ def _plain(options: RestoreOptions) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _regression(name: str, path: str, networks: Networks) -> Restoring:
+def _regression(name: str, path: str, options: RestoreOptions, networks: Networks) -> Restoring:
     loaded = load_restorer(path, profile=networks.profile)
     net = loaded.net.to(networks.device)
     net.grey = "repeat"
+    own = recorded_degradation(loaded.info, where=path)
 
     @torch.no_grad()
     def apply(degraded: Tensor, key: str, seed: int) -> tuple[Tensor, int]:
-        return net(degraded.to(networks.device)).float().cpu(), 1
+        net.tile_output(degraded, options.tile)
+        with exact():
+            return net(degraded.to(networks.device)).float().cpu(), 1
 
     sides = [_SIDE // net.scale] * 2
     flops = _gmac(net, torch.zeros(1, net.in_channels, *sides, device=networks.device))
     return Restoring(
         name=name,
         apply=apply,
-        identity={"networks": {"restorer": loaded.sha256}},
-        degradation=_known(recorded_degradation(loaded.info), path),
+        identity={"networks": {"restorer": loaded.sha256}, "tile": options.tile},
+        degradations=() if own is None else (own,),
         about=f"{name}: {loaded.name}, {_millions(net)}, {flops:.3g} GMAC at {_SIDE}x{_SIDE}",
     )
 

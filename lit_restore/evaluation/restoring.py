@@ -38,6 +38,7 @@ from lit_restore.evaluation.restore_methods import (
 from lit_restore.evaluation.rows import Row, RowWriter, read_rows
 from lit_restore.evaluation.scoring import png_name, read_output, scores, truth_of, write_output
 from lit_restore.evaluation.sources import Item, listed, open_source, read_keys
+from lit_restore.inverse import PosteriorOptions
 from lit_restore.io import fs
 from lit_restore.io.quantise import Pixels, from_pixels, to_uint8
 from lit_restore.sampling.restoration import RestoreOptions
@@ -109,6 +110,7 @@ def evaluate_restoration(options: RestorationRun) -> Outcome:
     methods = _methods(options, inputs.scale(items))
     if not options.other_degradation:
         check_degradation(methods, record)
+    _check_sampler(options, methods)
     identity = _identity(options, protocol, record, items, inputs.partners, methods, meters)
     with open_run(options.out, identity, command=options.command, resume=options.resume) as command:
         done = {row.id: row for row in read_rows(options.out) if _intact(options.out, row)}
@@ -184,6 +186,15 @@ def _methods(options: RestorationRun, scale: int) -> list[Restoring]:
     return methods
 
 
+def _check_sampler(options: RestorationRun, methods: Sequence[Restoring]) -> None:
+    plain = RestoreOptions(posterior=PosteriorOptions(tau=options.sampler.posterior.tau))
+    chosen = dataclasses.replace(options.sampler, tile=None) != plain or options.taus != (50,)
+    if chosen and not any(method.fused for method in methods):
+        raise UserError(
+            "is no fusion training; leave --tau and the options of its sampler out", where="--ckpt"
+        )
+
+
 @dataclass(frozen=True)
 class _Inputs:
     """Degraded pictures and their truths."""
@@ -228,7 +239,11 @@ class _Inputs:
             told = f"is {truth.shape[1]}x{truth.shape[0]}, too small for this degradation"
             raise UserError(told, where=item.where)
         clean = from_pixels(picture.pixels)[..., :height, :width]
-        made = self.degradation(clean[0], torch_generator(0, item.key, "degradation"))
+        try:
+            made = self.degradation(clean[0], torch_generator(0, item.key, "degradation"))
+        except UserError as error:
+            told = error.message.partition(";")[0]
+            raise UserError(f"cannot be degraded so: {told}", where=item.where) from None
         return from_pixels(to_uint8(made[None])[0]), truth[:height, :width]
 
     def truths(self, items: Mapping[str, Item]) -> _Truths:

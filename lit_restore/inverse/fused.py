@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_restore.diffusion.discrete import DiscreteDiffusion
 from lit_restore.errors import require_choice
-from lit_restore.networks.base import apply_padded
+from lit_restore.networks.base import apply_padded, reflect_to
 from lit_restore.networks.tiling import tiled
 
 Estimate: TypeAlias = Literal["fusion", "restored", "denoised"]
@@ -73,18 +73,19 @@ class FusedPrior:
         """
         if self.estimate == "restored":
             return restored
-        times = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
+        # On the CPU, where the schedule is: to ask a GPU for it would wait for the step before.
+        times = torch.full((len(x_t),), t, dtype=torch.int64)
         denoised = self.denoised(x_t, times)
         if self.estimate == "denoised":
             return denoised
-        return self.fusion(restored, denoised, times).to(x_t.dtype)
+        return self.fusion(restored, denoised, times.to(x_t.device)).to(x_t.dtype)
 
     def denoised(self, x_t: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x_t]: the denoiser on x_t / sqrt(alpha_bar_t), whose noise is sigma_t.
 
         Args:
             x_t: (B, C, H, W).
-            t: (B,) int64, 1 … T.
+            t: (B,) int64, 1 … T, best on the CPU.
         """
         return denoise(self.denoiser, self.diffusion, x_t, t)
 
@@ -107,10 +108,15 @@ class TiledEstimate:
         prior: the estimate.
         tile: side of a tile, pixels.
         overlap: of neighbouring tiles.
+        multiple: of the networks' strides: tiles begin at multiples of it, so that their coarser
+            grids are the whole image's. Sides, tile and overlap are brought up to it.
     """
 
-    def __init__(self, prior: FusedEstimate, *, tile: int, overlap: int = 64) -> None:
-        self.prior, self.tile, self.overlap = prior, tile, overlap
+    def __init__(
+        self, prior: FusedEstimate, *, tile: int, overlap: int = 64, multiple: int = 1
+    ) -> None:
+        self.prior, self.multiple = prior, multiple
+        self.tile, self.overlap = (side + -side % multiple for side in (tile, overlap))
 
     @property
     def diffusion(self) -> DiscreteDiffusion:
@@ -124,5 +130,8 @@ class TiledEstimate:
         def apply(both: Tensor) -> Tensor:
             return self.prior(both[:, :channels], both[:, channels:], t)
 
-        both = torch.cat([x_t, restored], dim=1)
-        return tiled(apply, both, scale=1, tile=self.tile, overlap=self.overlap)
+        height, width = x_t.shape[-2:]
+        sides = (side + -side % self.multiple for side in (height, width))
+        both = reflect_to(torch.cat([x_t, restored], dim=1), *sides)
+        whole = tiled(apply, both, scale=1, tile=self.tile, overlap=self.overlap)
+        return whole[..., :height, :width]

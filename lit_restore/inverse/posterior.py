@@ -55,6 +55,8 @@ class PosteriorOptions:
         require_choice(self.start, get_args(Start), where="start")
         if not 0 <= self.eta <= 1:
             raise UserError(f"{self.eta} is not within 0 to 1", where="eta")
+        if self.variance != "beta" and self.tail == "ddim" and self.start == "ccdf":
+            raise UserError("neither ddim steps nor ccdf's start have it", where="variance")
         if self.eta and self.tail != "ddim":
             raise UserError("only ddim steps have it", where="eta")
 

@@ -72,6 +72,7 @@ class FusionNet(Network):
             return DenseBlock(width, num_convs, growth, block_scale)
 
         self.time_dim, self.unshuffle = time_dim, unshuffle
+        self.multiple = unshuffle
         pixels = channels * unshuffle**2
         self.encoders = nn.ModuleList(
             nn.Sequential(nn.Conv2d(pixels, width, 3, padding=1), block())
@@ -186,6 +187,7 @@ class WaveletAverage(Network):
         super().__init__()
         require_counts(channels=channels, levels=levels)
         self.levels = levels
+        self.multiple = 2**levels
         self.details = nn.Parameter(torch.zeros(levels, channels, 3))
         self.mean = nn.Parameter(torch.zeros(channels))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lit_restore.errors import UserError
 from lit_restore.networks.base import reflect_to, require_counts
-from lit_restore.networks.tiling import tiled
+from lit_restore.networks.tiling import overlap_of, tile_for, tiled
 
 Grey = Literal["refuse", "repeat"]
 OVERLAP = 32
@@ -104,6 +104,24 @@ class RestorationNetwork(nn.Module):
                 f"give at least {_up(least, self.multiple)}",
                 where="tile",
             )
+
+    def tile_output(self, degraded: Tensor, tile: int | None = None) -> int | None:
+        """Cut into tiles what is too large for one piece, as `tiling.tile_for` decides.
+
+        Args:
+            degraded: (B, C, h, w), the images to come.
+            tile: side in pixels of the output.
+
+        Returns:
+            The side of the tiles, in pixels of the output; None for one piece.
+        """
+        height, width = (self.scale * side for side in degraded.shape[-2:])
+        side = tile_for(height, width, tile)
+        if side is None:
+            self.set_tile(None)
+        else:
+            self.set_tile(-(-side // self.scale), -(-overlap_of(side) // self.scale))
+        return side
 
     def train(self, mode: bool = True) -> RestorationNetwork:
         """Evaluation mode whatever is asked, where it is frozen."""

@@ -14,6 +14,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+LARGEST = 4_000_000
+"""Pixels of a network's output that go through in one piece, where no tile is set."""
+TILE, LEAST_TILE = 1024, 64
+"""Beyond it, and the least that may be set: side of a tile of the output."""
+
+
+def overlap_of(tile: int) -> int:
+    """Of neighbouring tiles: 128 pixels of the output, or half of a small tile."""
+    return min(128, tile // 2)
+
+
+def tile_for(height: int, width: int, tile: int | None) -> int | None:
+    """Side of the tiles of an output of this size; None where it goes through in one piece.
+
+    Args:
+        height: of the output.
+        width: of the output.
+        tile: the largest side in one piece; None: tiles of `TILE` above `LARGEST` pixels.
+    """
+    if tile is not None:
+        return tile if max(height, width) > tile else None
+    return TILE if height * width > LARGEST else None
+
 
 def tiled(
     apply: Callable[[Tensor], Tensor],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -12,12 +14,8 @@ from lit_restore.diffusion.noise import sample_generators
 from lit_restore.errors import UserError, require_at_least, require_choice
 from lit_restore.inverse import PosteriorOptions, TiledEstimate, sample_posterior
 from lit_restore.inverse.fused import ESTIMATES, Estimate, FusedEstimate
+from lit_restore.networks.tiling import LEAST_TILE, overlap_of
 from lit_restore.weights.fused import LoadedFusion
-
-LARGEST = 4_000_000
-"""Pixels of a restored image that go through in one piece, where no tile is set."""
-TILE, OVERLAP = 1024, 128
-"""Beyond it: pixels of the restored image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +34,9 @@ class RestoreOptions:
     """Largest side in one piece, pixels of the restored image; none: 1024 above 4 megapixels."""
 
     def __post_init__(self) -> None:
-        require_at_least(1, samples=self.samples, tile=self.tile)
+        require_at_least(1, samples=self.samples)
         require_choice(self.estimate, ESTIMATES, where="estimate")
-        if self.tile is not None and self.tile <= OVERLAP:
-            raise UserError(f"{self.tile} is not above the overlap of {OVERLAP}", where="tile")
+        require_at_least(LEAST_TILE, tile=self.tile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,7 @@ def check_tau(model: LoadedFusion, options: RestoreOptions) -> None:
     """Refuse times that the fusion network never saw.
 
     Raises:
-        UserError: tau is above them.
+        UserError: tau is above them, or has more noise than the denoiser knows.
     """
     tau = options.posterior.tau
     if options.estimate == "fusion" and tau > model.t_max:
@@ -71,6 +68,17 @@ def check_tau(model: LoadedFusion, options: RestoreOptions) -> None:
             "for",
             where="tau",
         )
+    if tau > model.diffusion.steps:
+        raise UserError(f"{tau} is above the schedule's {model.diffusion.steps}", where="tau")
+    limit = model.sigma_max
+    if limit is not None and tau and options.estimate != "restored":
+        level = float(model.diffusion.sigma(tau))
+        if level > 1.01 * limit:
+            raise UserError(
+                f"{tau} has noise of {255 * level:.3g} of 255, the denoiser was trained for up to "
+                f"{255 * limit:.3g}",
+                where="tau",
+            )
 
 
 @torch.no_grad()
@@ -89,22 +97,25 @@ def restore_images(
         UserError: tau is above the times that the fusion network was trained for.
     """
     check_tau(model, options)
-    scale = model.restorer.scale
-    tile = _tile(degraded, scale, options.tile)
-    if tile is None:
-        model.restorer.set_tile(None)
-    else:
-        model.restorer.set_tile(-(-tile // scale), OVERLAP // scale)
+    with exact():
+        return _restored(model, degraded, options, keys)
+
+
+def _restored(
+    model: LoadedFusion, degraded: Tensor, options: RestoreOptions, keys: Sequence[str]
+) -> Restored:
+    tile = model.restorer.tile_output(degraded, options.tile)
     regression = model.restorer(degraded.float())
     prior: FusedEstimate = model.prior(options.estimate)
     if tile is not None:
-        prior = TiledEstimate(prior, tile=tile, overlap=OVERLAP)
+        multiple = math.lcm(model.denoiser.multiple, model.fusion.multiple)
+        prior = TiledEstimate(prior, tile=tile, overlap=overlap_of(tile), multiple=multiple)
     drawn, nfe = [], 0
     for k in range(options.samples):
         generators = sample_generators(options.seed, keys, f"posterior/{k}")
         result = sample_posterior(prior, regression, options.posterior, generators)
         drawn.append(result.samples)
-        nfe = result.nfe
+        nfe = 0 if options.estimate == "restored" else result.nfe
     samples = torch.stack(drawn, dim=1)
     return Restored(
         images=samples.mean(1),
@@ -115,8 +126,6 @@ def restore_images(
     )
 
 
-def _tile(degraded: Tensor, scale: int, tile: int | None) -> int | None:
-    height, width = (scale * side for side in degraded.shape[-2:])
-    if tile is not None:
-        return tile if max(height, width) > tile else None
-    return TILE if height * width > LARGEST else None
+def exact() -> AbstractContextManager[object]:
+    """Convolutions in float32 proper: what is measured and cached is not TF32's."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)

@@ -68,6 +68,8 @@ class TrainingModule(LightningModule):
         """Whether the last step was dropped because its gradient was not finite."""
         self.frozen: Mapping[str, str] = {}
         """Networks that the training uses and does not change: option → sha256 of the weights."""
+        self.restored_from: Mapping[str, Any] | None = None
+        """The degradation behind pictures that were restored before the training, as a record."""
         self._scores: list[tuple[int, dict[str, float]]] = []
 
     def check_network(self) -> None:

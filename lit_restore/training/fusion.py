@@ -9,15 +9,17 @@ shards (`lit-restore shards restore`), and several t are drawn for one image.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_restore.data.batch import Batch
-from lit_restore.data.restored_shards import restorer_of
+from lit_restore.data.degradations import Record, describe, same_degradation
+from lit_restore.data.restored_shards import restored_by
 from lit_restore.diffusion.discrete import DiscreteDiffusion
 from lit_restore.diffusion.noise import sample_generators, standard_normal
 from lit_restore.errors import UserError, require_at_least
@@ -33,8 +35,11 @@ from lit_restore.training.base import TrainingModule
 from lit_restore.training.denoising import Loss, pixel_loss
 from lit_restore.training.options import OptimizerOptions, ScheduleOptions
 from lit_restore.training.regression import check_degraded, degraded_of
-from lit_restore.weights.frozen import load_denoiser
+from lit_restore.weights.frozen import known_noise, load_denoiser
+from lit_restore.weights.fused import recorded_degradation
 from lit_restore.weights.restorers import load_restorer, weights_sha256
+
+_log = logging.getLogger(__name__)
 
 
 class FusionTraining(TrainingModule):
@@ -54,8 +59,11 @@ class FusionTraining(TrainingModule):
         steps: T of the diffusion.
         beta_min: its beta_1.
         beta_max: its beta_T, linear in between.
-        val_times: t at which the validation measures the estimate.
-        val_tau: of the samples in the grid of pictures.
+        val_times: t at which the validation measures the estimate, up to t_max; none for those of
+            5, 50 and 250 that are.
+        val_tau: of the samples in the grid of pictures, up to t_max; none for 50, or t_max.
+        other_degradation: allow a restoration network that was trained on pictures degraded
+            otherwise, or shards restored so.
         optimizer: the optimiser.
         schedule: the learning rate over the run.
         clip_norm: the gradient is scaled down to this norm; none for no clipping.
@@ -80,8 +88,9 @@ class FusionTraining(TrainingModule):
         steps: int = 1000,
         beta_min: float = 1e-4,
         beta_max: float = 2e-2,
-        val_times: tuple[int, ...] = (5, 50, 250),
-        val_tau: int = 50,
+        val_times: tuple[int, ...] | None = None,
+        val_tau: int | None = None,
+        other_degradation: bool = False,
         optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008
         schedule: ScheduleOptions = ScheduleOptions(),  # noqa: B008
         clip_norm: float | None = 1.0,
@@ -95,26 +104,40 @@ class FusionTraining(TrainingModule):
             self.diffusion = DiscreteDiffusion(steps, beta_min, beta_max)
         except UserError as error:
             raise UserError(error.message, where=f"model.{error.where}") from None
-        if not val_times:
-            raise UserError("needs at least one time", where="model.val_times")
-        times = [("t_max", t_max), ("val_tau", val_tau), *(("val_times", t) for t in val_times)]
-        for name, t in times:
-            if not 1 <= t <= steps:
-                raise UserError(f"{t} is not within 1 to steps ({steps})", where=f"model.{name}")
+        if not t_max <= steps:
+            raise UserError(f"{t_max} is above steps ({steps})", where="model.t_max")
         self.t_max, self.times_per_image, self.loss = t_max, times_per_image, loss
-        self.val_times, self.val_tau = val_times, val_tau
-        found = load_denoiser(denoiser, where="model.denoiser").net
+        fitting = tuple(t for t in (5, 50, 250) if t <= t_max) or (t_max,)
+        self.val_times = fitting if val_times is None else val_times
+        self.val_tau = min(50, t_max) if val_tau is None else val_tau
+        if not self.val_times:
+            raise UserError("needs at least one time", where="model.val_times")
+        for name, t in (("val_tau", self.val_tau), *(("val_times", t) for t in self.val_times)):
+            if not 1 <= t <= t_max:
+                raise UserError(f"{t} is not within 1 to t_max ({t_max})", where=f"model.{name}")
+        cleaner = load_denoiser(denoiser, where="model.denoiser")
+        found, limit = cleaner.net, known_noise(cleaner)
+        level = float(self.diffusion.sigma(t_max))
+        if limit is not None and level > 1.01 * limit:
+            raise UserError(
+                f"{denoiser} was trained for noise of up to {255 * limit:.3g} of 255; t_max "
+                f"{t_max} has {255 * level:.3g}",
+                where="model.denoiser",
+            )
         if found.options.get("channels", 3) != 3:
             raise UserError(
                 f"{denoiser} is for grey images; give one for RGB", where="model.denoiser"
             )
         self.denoiser = found.requires_grad_(False)
         self.frozen = {"denoiser": weights_sha256(found.state_dict())}
+        self.other_degradation = other_degradation
+        self._own_degradation: Record | None = None
         self.restorer: RestorationNetwork | None = None
         if restorer is not None:
             loaded = load_restorer(restorer)
             self.restorer = loaded.net
             self.frozen["restorer"] = loaded.sha256
+            self._own_degradation = recorded_degradation(loaded.info, where="model.restorer")
 
     def train(self, mode: bool = True) -> Self:
         """Only the fusion network is ever in training mode."""
@@ -123,17 +146,45 @@ class FusionTraining(TrainingModule):
         return self
 
     def setup(self, stage: str) -> None:
-        """Note by which network the shards' pictures were restored, or refuse another one's."""
-        made = restorer_of(self.data.train) if stage == "fit" else None
-        if made is None:
-            return
+        """Learn by what the shards' pictures were restored, and refuse what does not fit.
+
+        Raises:
+            UserError: another network's pictures, or another degradation than the networks'.
+        """
+        for split in ("train", "val") if stage == "fit" else ():
+            source = self.data.sources.get(split)
+            told = None if source is None else restored_by(source)
+            if told is not None:
+                self._check_shards(split, told)
+            elif split == "train" and self.restorer is None:
+                _log.warning("data.train: no manifest says which network restored its pictures")
+        given = self.restored_from
+        if given is None and self.data.degradation is not None:
+            given = describe(self.data.degradation)
+        self._check_degradation(self._own_degradation, given, "model.restorer")
+
+    def _check_shards(self, split: str, told: dict[str, Any]) -> None:
+        made = str(told["restorer"])
         if self.frozen.get("restorer", made) != made:
             raise UserError(
                 f"holds what another network restored (sha256 {made[:12]}); make the shards again "
                 "with `lit-restore shards restore`, or name that one",
-                where="data.train",
+                where=f"data.{split}",
             )
-        self.frozen = {**self.frozen, "restorer": made}
+        if split == "train":
+            self.frozen = {**self.frozen, "restorer": made}
+            self.restored_from = told.get("degradation")
+        if self.data.degradation is not None:
+            here = describe(self.data.degradation)
+            self._check_degradation(told.get("degradation"), here, "data.degradation")
+
+    def _check_degradation(self, one: Record | None, other: Record | None, where: str) -> None:
+        if one is None or other is None or self.other_degradation:
+            return
+        difference = same_degradation(one, other)
+        if difference:
+            told = f"{difference}; model.other_degradation: true allows it"
+            raise UserError(told, where=where)
 
     def on_fit_start(self) -> None:
         """Refuse data that the first validation, perhaps hours away, could not use."""

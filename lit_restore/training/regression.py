@@ -167,9 +167,9 @@ def degraded_of(batch: Batch, scale: int, *, where: str = "model.net.scale") -> 
     wanted = tuple(side // scale for side in batch["image"].shape[-2:])
     if tuple(degraded.shape[-2:]) != wanted:
         factor = batch["image"].shape[-1] / degraded.shape[-1]
+        size = "as large as" if factor == 1 else f"{factor:g} times smaller than"
         raise UserError(
-            f"a scale of {scale} does not fit: the degraded images are {factor:g} times smaller "
-            "than the clean ones",
+            f"a scale of {scale} does not fit: the degraded images are {size} the clean ones",
             where=where,
         )
     return degraded

@@ -7,6 +7,14 @@ from os import PathLike
 from lit_restore.errors import UserError
 from lit_restore.networks import DENOISERS
 from lit_restore.weights.loading import LoadedNetwork, load_network
+from lit_restore.weights.prior import model_config
+
+
+def known_noise(loaded: LoadedNetwork) -> float | None:
+    """The highest noise level that a denoiser was trained for, in image units; None: not told."""
+    level = model_config(loaded).get("sigma_max")
+    known = isinstance(level, int | float) and not isinstance(level, bool)
+    return float(level) if known and isinstance(level, int | float) else None
 
 
 def load_denoiser(

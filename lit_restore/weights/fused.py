@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from lit_restore.data.degradations import Record
+from lit_restore.data.degradations.recorded import record_of
 from lit_restore.diffusion.discrete import DiscreteDiffusion
 from lit_restore.errors import UserError
 from lit_restore.inverse.fused import Estimate, FusedPrior
@@ -16,7 +18,7 @@ from lit_restore.io import fs
 from lit_restore.networks import FUSIONS
 from lit_restore.networks.base import JSONValue, Network
 from lit_restore.networks.restoration import RestorationNetwork
-from lit_restore.weights.frozen import load_denoiser
+from lit_restore.weights.frozen import known_noise, load_denoiser
 from lit_restore.weights.loading import LoadedNetwork, load_network
 from lit_restore.weights.prior import model_config
 from lit_restore.weights.restorers import load_restorer, weights_sha256
@@ -40,8 +42,14 @@ class LoadedFusion:
     """The largest time that the fusion network was trained for."""
     digests: Mapping[str, str]
     """fusion, denoiser, restorer → sha256 of the weights."""
-    degradation: JSONValue
-    """As the training's configuration has it: what the networks can be expected to undo."""
+    sigma_max: float | None
+    """The highest noise that the denoiser was trained for, in image units; None: not told."""
+    degradation: Record | None
+    """Of the fusion's training: what the networks can be expected to undo; None: not known."""
+    restorer_degradation: Record | None
+    """Of the restoration network's own training."""
+    notes: tuple[str, ...] = ()
+    """What a user should know: networks given that are not those of the training."""
     source: Path
     """The checkpoint or file of the fusion network."""
 
@@ -84,13 +92,19 @@ def load_fusion(
         raise UserError(told, where=path)
     config = model_config(loaded)
     recorded = _recorded(loaded)
-    first = load_denoiser(_place("denoiser", denoiser, config, path), where="--denoiser").net
+    cleaner = load_denoiser(_place("denoiser", denoiser, config, path), where="--denoiser")
+    first = cleaner.net
     channels = loaded.net.options["channels"]
     assert isinstance(channels, int)
-    second, digest = _restorer(restorer, config, path, channels)
+    second, digest, own = _restorer(restorer, config, path, channels)
     found = {"denoiser": weights_sha256(first.state_dict()), "restorer": digest}
+    notes = []
     for name, given in (("denoiser", denoiser), ("restorer", restorer)):
-        if given is None and name in recorded and recorded[name] != found[name]:
+        if recorded.get(name, found[name]) == found[name] or given == GIVEN:
+            continue
+        if given is not None:
+            notes.append(f"{given} is not the {name} that {path} was trained over")
+        else:
             raise UserError(
                 f"{config[name]} is not what {path} was trained over (sha256 {found[name][:12]}, "
                 f"then {recorded[name][:12]}); give it again to use it all the same",
@@ -112,19 +126,36 @@ def load_fusion(
         ),
         t_max=int(numbers["t_max"]),
         digests={"fusion": weights_sha256(loaded.net.state_dict()), **found},
-        degradation=recorded_degradation(loaded.info),
+        sigma_max=known_noise(cleaner),
+        degradation=recorded_degradation(loaded.info, where=str(path)),
+        restorer_degradation=own,
+        notes=tuple(notes),
         source=loaded.source,
     )
 
 
-def recorded_degradation(info: Mapping[str, JSONValue]) -> JSONValue:
-    """`data.degradation` of a training's recorded configuration; None where there was none."""
+def recorded_degradation(info: Mapping[str, JSONValue], *, where: str) -> Record | None:
+    """How the pictures of a training were degraded.
+
+    Args:
+        info: what its checkpoint or file says of itself.
+        where: named in the error line.
+
+    Returns:
+        None where they were pairs, or nothing is known of it.
+
+    Raises:
+        UserError: what is recorded is damaged.
+    """
+    own = info.get("degradation")
+    if isinstance(own, dict):
+        return own
     tree: JSONValue = dict(info)
     for key in ("config", "data", "degradation"):
         if not isinstance(tree, dict):
             return None
         tree = tree.get(key)
-    return tree
+    return None if tree is None else record_of(tree, where=where)
 
 
 def _recorded(loaded: LoadedNetwork) -> dict[str, str]:
@@ -140,12 +171,13 @@ def _restorer(
     config: dict[str, JSONValue],
     path: str | PathLike[str],
     channels: int,
-) -> tuple[RestorationNetwork, str]:
-    """The network and the sha256 of its weights."""
+) -> tuple[RestorationNetwork, str, Record | None]:
+    """The network, the sha256 of its weights, and the degradation of its own training."""
     if given == GIVEN:
-        return RestorationNetwork(nn.Identity(), name=GIVEN, in_channels=channels), GIVEN
-    loaded = load_restorer(_place("restorer", given, config, path))
-    return loaded.net, loaded.sha256
+        return RestorationNetwork(nn.Identity(), name=GIVEN, in_channels=channels), GIVEN, None
+    place = _place("restorer", given, config, path)
+    loaded = load_restorer(place)
+    return loaded.net, loaded.sha256, recorded_degradation(loaded.info, where=str(place))
 
 
 def _place(

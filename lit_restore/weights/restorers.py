@@ -23,7 +23,7 @@ from lit_restore.errors import UserError
 from lit_restore.io import fs, tensors
 from lit_restore.io.torch_files import load_foreign_weights
 from lit_restore.io.wording import shown
-from lit_restore.networks import Network
+from lit_restore.networks import BURST_RESTORERS, Network
 from lit_restore.networks.base import JSONValue, noise_map
 from lit_restore.networks.restoration import RestorationNetwork
 from lit_restore.weights.foreign import split_member
@@ -157,6 +157,9 @@ def _is_ours(path: Path) -> bool:
 def _ours(path: Path, sigma: float | None, profile: str | None) -> LoadedRestorer:
     loaded = load_network(path, profile=profile)
     net = loaded.net
+    if net.kind in BURST_RESTORERS:
+        told = "restores bursts, not pictures; `lit-restore shards restore` makes bursts for it"
+        raise UserError(f"{net.kind} {told}", where=path)
     inputs = inspect.signature(net.forward).parameters
     needed = [name for name, one in inputs.items() if one.default is one.empty and name != "sigma"]
     if len(needed) != 1:
@@ -198,7 +201,11 @@ def _at_level(
         UserError: it takes one and there is none, or the other way round.
     """
     if needed and sigma is None:
-        raise UserError(f"{name} takes a noise level; give sigma", where=where)
+        raise UserError(
+            f"{name} takes a noise level, which pictures to be restored do not tell; give "
+            "another network (in Python, sigma)",
+            where=where,
+        )
     if sigma is None:
         return net
     if not needed:

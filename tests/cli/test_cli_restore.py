@@ -58,15 +58,10 @@ def test_a_picture_is_a_sample_of_its_name_and_the_seed(
 
 
 def test_the_sampler_s_options_reach_it(photos: Path, network: Path) -> None:
-    words = (
-        "--tau 20 --steps 4 --tail ddim --eta 0.5 --variance posterior --start ccdf "
-        "--estimate denoised"
-    )
+    words = "--tau 20 --steps 4 --tail ddim --eta 0.5 --start ccdf --estimate denoised"
     assert restore(photos / "a.png", "--ckpt", network, *words.split()) == 0
     options = RestoreOptions(
-        posterior=PosteriorOptions(
-            tau=20, steps=4, tail="ddim", eta=0.5, variance="posterior", start="ccdf"
-        ),
+        posterior=PosteriorOptions(tau=20, steps=4, tail="ddim", eta=0.5, start="ccdf"),
         estimate="denoised",
     )
     wanted = expected(network, photos / "a.png", options)
@@ -190,7 +185,7 @@ WRONG = {
     "no samples": (["--samples", "0"], "--samples: 0 is below 1"),
     "eta without ddim": (["--eta", "0.5"], "--eta: only ddim steps have it"),
     "eta too large": (["--eta", "2", "--tail", "ddim"], "--eta: 2.0 is not within 0 to 1"),
-    "small tile": (["--tile", "100"], "--tile: 100 is not above the overlap of 128"),
+    "small tile": (["--tile", "50"], "--tile: 50 is below 64"),
     "no such tail": (["--tail", "euler"], "argument --tail: invalid choice: 'euler'"),
     "no such picture": (["{d}/nowhere.png"], "nowhere.png: no such file"),
     "a folder": (["{d}"], "photos: is a folder; give its pictures"),
@@ -199,7 +194,10 @@ WRONG = {
     "folder as network": (["--ckpt", "{d}"], "photos: holds no complete checkpoint"),
     "denoiser as fusion": (["--ckpt", "{denoiser}"], "{denoiser}: holds a UNet, trained for deno"),
     "fusion as denoiser": (["--denoiser", "{net}"], "--denoiser: {net} holds a FusionNet, a den"),
-    "denoiser as restorer": (["--restorer", "{denoiser}"], "UNet takes a noise level; give sigma"),
+    "denoiser as restorer": (
+        ["--restorer", "{denoiser}"],
+        "UNet takes a noise level, which pictures",
+    ),
     "restorer that is nowhere": (["--restorer", "{d}/x.pth"], "x.pth: no such file"),
     "moved denoiser": (
         ["--ckpt", "{moved}"],

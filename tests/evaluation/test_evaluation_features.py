@@ -166,7 +166,7 @@ def test_features_are_frozen_float32_and_alike_in_any_batch_and_precision(
     found = features(x)
     assert (found.shape, found.dtype) == ((34, 512), torch.float32)
     one_by_one = torch.cat([features(image[None]) for image in x[-4:]])
-    torch.testing.assert_close(found[-4:], one_by_one, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[-4:], one_by_one, rtol=1e-4, atol=5e-5)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(features(x), found)
     assert features(x[:0]).shape == (0, 512)

@@ -180,7 +180,7 @@ def test_networks_that_nothing_would_use_are_refused(
         (("--tau", "5;6"), "5;6 is no list of times; write 5,50"),
         (("--tau", "5", "--eta", "0.5"), "--eta: only ddim steps have it"),
         (("--tau", "5", "--steps", "0"), "--steps: 0 is not within 1 to tau"),
-        (("--tile", "20"), "--tile: 20 is not above the overlap of 128"),
+        (("--tile", "20"), "--tile: 20 is below 64"),
         (("--baselines", "noisy"), "--baselines: restore has no use for it"),
         (("--batch", "2"), "--batch: restore has no use for it"),
         (("--require", "lpips-alex"), "--require lpips-alex: needs lpips-alexnet-"),

@@ -15,6 +15,7 @@ from support_restoration import EDSR_OPTIONS, SCALE, moved, write_recipe
 from support_runs import assert_same_run, rows, train
 
 from lit_restore.data.batch import Batch
+from lit_restore.data.degradations import Downscale, describe
 from lit_restore.errors import UserError
 from lit_restore.networks import EDSR
 from lit_restore.training import RestorationRegression
@@ -122,11 +123,8 @@ def test_a_run_validates_draws_and_says_what_its_data_were(run: Path) -> None:
     assert sheet.shape == (32, 3 * 32 + 2 * 4, 3)
     loaded = load_restorer(run)
     assert (loaded.net.scale, loaded.name) == (SCALE, "EDSR")
-    found = recorded_degradation(loaded.info)
-    assert isinstance(found, dict)
-    assert str(found["class_path"]).endswith("Downscale")
-    assert isinstance(found["init_args"], dict)
-    assert found["init_args"]["scale"] == SCALE
+    found = recorded_degradation(loaded.info, where="F")
+    assert found == describe(Downscale(SCALE))
 
 
 def test_killed_and_resumed_it_ends_bit_equal(run: Path, shards: Path, tmp_path: Path) -> None:

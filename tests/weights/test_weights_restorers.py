@@ -221,7 +221,7 @@ def test_our_networks_are_restorers_where_they_take_images_alone(tmp_path: Path)
 def test_a_denoiser_is_a_restorer_at_the_noise_level_that_is_given(tmp_path: Path) -> None:
     net = FFDNet(width=8, depth=3)
     save_exported(tmp_path / "ffdnet.safetensors", net, info={})
-    with pytest.raises(UserError, match="FFDNet takes a noise level; give sigma"):
+    with pytest.raises(UserError, match="FFDNet takes a noise level, which pictures"):
         load_restorer(tmp_path / "ffdnet.safetensors")
     loaded = load_restorer(tmp_path / "ffdnet.safetensors", sigma=0.1)
     with torch.no_grad():
@@ -233,7 +233,7 @@ def test_a_foreign_denoiser_gets_its_map_and_no_level_is_made_up(tmp_path: Path)
 
     net = DnCNN(in_nc=4, out_nc=3, nc=8, nb=17, act_mode="R", mode="FDnCNN").eval()
     path = save(tmp_path / "net.pth", net)
-    with pytest.raises(UserError, match="DnCNN takes a noise level; give sigma"):
+    with pytest.raises(UserError, match="DnCNN takes a noise level, which pictures"):
         load_restorer(path)
     with torch.no_grad():
         expected = net(torch.cat([images(), torch.full((2, 1, 40, 48), 0.1)], dim=1))
