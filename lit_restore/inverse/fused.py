@@ -6,6 +6,7 @@ The restoration network's output R(y) does not depend on t and is computed once 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias, get_args
 
@@ -62,6 +63,8 @@ class FusedPrior:
         self.denoiser = denoiser
         self.fusion = fusion
         self.estimate = estimate
+        # Of both networks: one border, by reflection, for the state and for R(y).
+        self.multiple = math.lcm(*(getattr(net, "multiple", 1) for net in (denoiser, fusion)))
 
     def __call__(self, x_t: Tensor, restored: Tensor, t: int) -> Tensor:
         """E[x_0 | y, x_t].
@@ -73,6 +76,12 @@ class FusedPrior:
         """
         if self.estimate == "restored":
             return restored
+        height, width = x_t.shape[-2:]
+        sides = tuple(side + -side % self.multiple for side in (height, width))
+        x_t, restored = (reflect_to(image, *sides) for image in (x_t, restored))
+        return self._padded(x_t, restored, t)[..., :height, :width]
+
+    def _padded(self, x_t: Tensor, restored: Tensor, t: int) -> Tensor:
         # On the CPU, where the schedule is: to ask a GPU for it would wait for the step before.
         times = torch.full((len(x_t),), t, dtype=torch.int64)
         denoised = self.denoised(x_t, times)

@@ -23,7 +23,6 @@ from lit_restore.weights.loading import LoadedNetwork, load_network
 from lit_restore.weights.prior import model_config
 from lit_restore.weights.restorers import load_restorer, weights_sha256
 
-TASK = "fusion"
 GIVEN = "given"
 """In the place of a restoration network: what is to be restored has been through one already."""
 DEFAULTS: Mapping[str, float] = {"t_max": 250, "steps": 1000, "beta_min": 1e-4, "beta_max": 2e-2}

@@ -25,8 +25,9 @@ from lit_restore.data.restored_shards import restore_shards
 from lit_restore.errors import RankLost, SaveError, UserError
 from lit_restore.io import disk, failpoints
 from lit_restore.io.quantise import from_pixels, to_uint8
+from lit_restore.networks import EDSR
 from lit_restore.seeding import torch_generator
-from lit_restore.weights import load_restorer
+from lit_restore.weights import load_restorer, save_exported
 
 COUNTS = (3, 2, 2)
 HALVED = describe(Downscale(2))
@@ -228,6 +229,17 @@ def test_what_does_not_fit_is_refused_by_the_sample_s_name(
     np.save(tmp_path / "a.npy", np.zeros(3, np.float32))
     write_tar(arrays, [("a.npy", (tmp_path / "a.npy").read_bytes())])
     refused(arrays, r"arrays\.tar: a: holds no picture")
+
+
+def test_an_output_that_is_no_number_is_refused(photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = EDSR(width=4, depth=1, scale=2)
+    for parameter in net.parameters():
+        parameter.data.fill_(1e30)
+    save_exported(tmp_path / "huge.safetensors", net, info={"task": "regression"})
+    with pytest.raises(UserError, match="the network's output is not finite"):
+        restore(photos, tmp_path / "huge.safetensors", tmp_path / "out")
+    assert not list(tmp_path.glob("out/*.tar"))
 
 
 def test_other_settings_do_not_go_on_with_a_folder(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lit_restore.diffusion.discrete import DiscreteDiffusion
 from lit_restore.errors import UserError
 from lit_restore.inverse import FusedPrior, PosteriorOptions, TiledEstimate, sample_posterior
-from lit_restore.networks import FusionNet
+from lit_restore.networks import FusionNet, UNet
 
 MEAN, STD = 0.3, 0.1
 
@@ -190,6 +190,26 @@ def test_tiles_are_the_whole_where_networks_look_no_further_than_the_overlap() -
     tiles = TiledEstimate(prior, tile=48, overlap=32)
     results = [
         sample_posterior(p, restored, PosteriorOptions(tau=3), [torch.Generator().manual_seed(7)])
+        for p in (prior, tiles)
+    ]
+    torch.testing.assert_close(results[1].samples, results[0].samples, rtol=1e-5, atol=1e-5)
+
+
+def test_tiles_begin_in_phase_with_the_networks_coarser_grids() -> None:
+    """Odd sides and tiles: networks with strides of 4 and 2 see the image's own grids."""
+    torch.manual_seed(0)
+    denoiser = UNet(widths=(4, 4), depths=(1, 1))
+    fusion = FusionNet(width=4, growth=2, num_convs=2, time_dim=4, time_hidden=4, unshuffle=2)
+    for net in (denoiser, fusion):
+        for parameter in net.parameters():
+            parameter.data.add_(0.05 * torch.randn(parameter.shape))
+    prior = FusedPrior(DiscreteDiffusion(), denoiser, fusion)
+    restored = torch.rand(1, 3, 301, 277)
+    multiple = math.lcm(denoiser.multiple, fusion.multiple)
+    tiles = TiledEstimate(prior, tile=255, overlap=219, multiple=multiple)
+    assert (tiles.tile, tiles.overlap) == (256, 220)
+    results = [
+        sample_posterior(p, restored, PosteriorOptions(tau=2), [torch.Generator().manual_seed(7)])
         for p in (prior, tiles)
     ]
     torch.testing.assert_close(results[1].samples, results[0].samples, rtol=1e-5, atol=1e-5)

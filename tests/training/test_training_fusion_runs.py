@@ -13,10 +13,11 @@ from PIL import Image
 from support_restoration import FUSION, digest, save_denoiser, save_restorer, write_recipe
 from support_runs import assert_same_run, last, rows, run_ranks, train
 
+from lit_restore.data.degradations import Downscale, GaussianBlur, describe
 from lit_restore.data.locate import open_source
 from lit_restore.data.restored_shards import restore_shards
 from lit_restore.networks import FusionNet
-from lit_restore.weights import load_exported, load_fusion
+from lit_restore.weights import load_exported, load_fusion, save_exported
 from lit_restore.weights.checkpoint import read_checkpoint
 
 
@@ -184,3 +185,44 @@ def test_the_state_is_json_and_small(run: Path) -> None:
     stored = sum(path.stat().st_size for path in last(run).iterdir())
     weights = 4 * sum(p.numel() for p in FusionNet(**FUSION).parameters())
     assert stored < 4 * weights + 60_000
+
+
+def test_the_degradation_behind_restored_shards_is_recorded_and_compared(
+    shards: Path, folder: Path, tmp_path: Path
+) -> None:
+    """Not that of the recipe, which is the validation's."""
+    chain = {
+        "name": "Chain",
+        "options": {"steps": [describe(GaussianBlur()), describe(Downscale(2))]},
+    }
+    names = names_in(folder)
+    source = open_source(str(shards), key="SHARDS")
+    made = tmp_path / "restored"
+    restore_shards(source, names["restorer"], made, degradation=chain, progress=False)
+    recipe = write_recipe(tmp_path / "a", "fusion", made, names, total_samples=8)
+    line = "data.degradation: trained with Chain, given Downscale; model.other_degradation: true"
+    assert refused(recipe, tmp_path / "a" / "run").startswith(line)
+    over = "--data.degradation=null", f"--data.val={made}", "--data.val_crop=null"
+    told = "model.restorer: trained with Downscale, given Chain; model.other_degradation: true"
+    assert refused(recipe, tmp_path / "a" / "run", *over).startswith(told)
+    log = tmp_path / "log"
+    allowed = (*over, "--model.other_degradation=true")
+    assert train(recipe, tmp_path / "run", *allowed, output=log) == [0], Path(
+        f"{log}.0"
+    ).read_text()
+    assert read_checkpoint(last(tmp_path / "run")).state["degradation"]["name"] == "Chain"
+    model = load_fusion(tmp_path / "run")
+    assert model.degradation is not None
+    assert model.restorer_degradation is not None
+    assert (model.degradation["name"], model.restorer_degradation["name"]) == ("Chain", "Downscale")
+
+
+def test_a_denoiser_of_less_noise_than_t_max_is_refused(
+    shards: Path, folder: Path, tmp_path: Path
+) -> None:
+    weak = tmp_path / "weak.safetensors"
+    net = load_exported(folder / "denoiser.safetensors")
+    save_exported(weak, net, info={"config": {"model": {"sigma_max": 0.1}}})
+    recipe = write_recipe(tmp_path, "fusion", shards, {**names_in(folder), "denoiser": str(weak)})
+    line = f"model.denoiser: {weak} was trained for noise of up to 25.5 of 255; t_max 250 has 243"
+    assert refused(recipe, tmp_path / "run") == line
