@@ -171,3 +171,14 @@ def test_options_out_of_range_are_refused_by_name(changes: dict[str, Any], where
     with pytest.raises(UserError) as caught:
         RestoreOptions(**changes)
     assert caught.value.where == where
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_the_cpu_gives(model: LoadedFusion) -> None:
+    """The noise is drawn on the CPU; what is left is the rounding of convolutions."""
+    wanted = restore(model, images(2, 20, 24), options(20, samples=2))
+    for net in model.networks().values():
+        net.to("cuda")
+    found = restore(model, images(2, 20, 24).cuda(), options(20, samples=2))
+    assert found.images.is_cuda
+    torch.testing.assert_close(found.samples.cpu(), wanted.samples, rtol=1e-3, atol=1e-3)
