@@ -82,14 +82,14 @@ def _degradation(
 ) -> dict[str, object] | None:
     """What is given, else that of the network's training; none for pairs."""
     from lit_restore.data.degradations import same_degradation
-    from lit_restore.data.degradations.recorded import record_of
+    from lit_restore.data.degradations.recorded import as_record, record_of
     from lit_restore.io.yaml import parse_yaml
     from lit_restore.weights.fused import recorded_degradation
     from lit_restore.weights.restorers import load_restorer
 
     if text is None and not needed:
         return None
-    own = recorded_degradation(load_restorer(restorer).info, where=restorer)
+    own = as_record(recorded_degradation(load_restorer(restorer).info), where=restorer)
     if text is None and own is None:
         raise UserError(
             f"{restorer} was not trained on pictures degraded here, and the shards hold no pairs; "

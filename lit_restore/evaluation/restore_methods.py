@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_restore.data.degradations import Record, same_degradation
+from lit_restore.data.degradations.recorded import as_record
 from lit_restore.errors import UserError
 from lit_restore.evaluation.methods import Method, split_name
 from lit_restore.inverse.fused import denoise
@@ -109,7 +110,8 @@ def methods_of(
     about = f"{name}: {_cost(model, networks.device)}"
     for note in model.notes:
         _log.warning("%s", note)
-    known = tuple(d for d in (model.degradation, model.restorer_degradation) if d is not None)
+    told = (model.degradation, model.restorer_degradation)
+    known = tuple(d for one in told if (d := as_record(one, where=text)) is not None)
     alone = _fused(f"{name}-restorer", model, _at(options, 0), networks.device)
     rows = [replace(alone, seeded=False, about=about, degradations=known)]
     for tau in taus:
@@ -182,7 +184,7 @@ def _regression(name: str, path: str, options: RestoreOptions, networks: Network
     loaded = load_restorer(path, profile=networks.profile)
     net = loaded.net.to(networks.device)
     net.grey = "repeat"
-    own = recorded_degradation(loaded.info, where=path)
+    own = as_record(recorded_degradation(loaded.info), where=path)
 
     @torch.no_grad()
     def apply(degraded: Tensor, key: str, seed: int) -> tuple[Tensor, int]:

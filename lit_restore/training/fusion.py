@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from lit_restore.data.batch import Batch
 from lit_restore.data.degradations import Record, describe, same_degradation
+from lit_restore.data.degradations.recorded import as_record
 from lit_restore.data.restored_shards import restored_by
 from lit_restore.diffusion.discrete import DiscreteDiffusion
 from lit_restore.diffusion.noise import sample_generators, standard_normal
@@ -137,7 +138,9 @@ class FusionTraining(TrainingModule):
             loaded = load_restorer(restorer)
             self.restorer = loaded.net
             self.frozen["restorer"] = loaded.sha256
-            self._own_degradation = recorded_degradation(loaded.info, where="model.restorer")
+            self._own_degradation = as_record(
+                recorded_degradation(loaded.info), where="model.restorer"
+            )
 
     def train(self, mode: bool = True) -> Self:
         """Only the fusion network is ever in training mode."""

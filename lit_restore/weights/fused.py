@@ -9,8 +9,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lit_restore.data.degradations import Record
-from lit_restore.data.degradations.recorded import record_of
 from lit_restore.diffusion.discrete import DiscreteDiffusion
 from lit_restore.errors import UserError
 from lit_restore.inverse.fused import Estimate, FusedPrior
@@ -43,9 +41,9 @@ class LoadedFusion:
     """fusion, denoiser, restorer → sha256 of the weights."""
     sigma_max: float | None
     """The highest noise that the denoiser was trained for, in image units; None: not told."""
-    degradation: Record | None
+    degradation: JSONValue
     """Of the fusion's training: what the networks can be expected to undo; None: not known."""
-    restorer_degradation: Record | None
+    restorer_degradation: JSONValue
     """Of the restoration network's own training."""
     notes: tuple[str, ...] = ()
     """What a user should know: networks given that are not those of the training."""
@@ -126,35 +124,31 @@ def load_fusion(
         t_max=int(numbers["t_max"]),
         digests={"fusion": weights_sha256(loaded.net.state_dict()), **found},
         sigma_max=known_noise(cleaner),
-        degradation=recorded_degradation(loaded.info, where=str(path)),
+        degradation=recorded_degradation(loaded.info),
         restorer_degradation=own,
         notes=tuple(notes),
         source=loaded.source,
     )
 
 
-def recorded_degradation(info: Mapping[str, JSONValue], *, where: str) -> Record | None:
-    """How the pictures of a training were degraded.
+def recorded_degradation(info: Mapping[str, JSONValue]) -> JSONValue:
+    """How the pictures of a training were degraded, as its checkpoint or file tells it.
 
     Args:
-        info: what its checkpoint or file says of itself.
-        where: named in the error line.
+        info: what it says of itself.
 
     Returns:
-        None where they were pairs, or nothing is known of it.
-
-    Raises:
-        UserError: what is recorded is damaged.
+        A record, or in older files the entry of a recipe (`data.degradations.recorded.as_record`
+        reads both); None where the pictures were pairs, or nothing is known.
     """
-    own = info.get("degradation")
-    if isinstance(own, dict):
-        return own
+    if info.get("degradation") is not None:
+        return info["degradation"]
     tree: JSONValue = dict(info)
     for key in ("config", "data", "degradation"):
         if not isinstance(tree, dict):
             return None
         tree = tree.get(key)
-    return None if tree is None else record_of(tree, where=where)
+    return tree
 
 
 def _recorded(loaded: LoadedNetwork) -> dict[str, str]:
@@ -170,13 +164,13 @@ def _restorer(
     config: dict[str, JSONValue],
     path: str | PathLike[str],
     channels: int,
-) -> tuple[RestorationNetwork, str, Record | None]:
+) -> tuple[RestorationNetwork, str, JSONValue]:
     """The network, the sha256 of its weights, and the degradation of its own training."""
     if given == GIVEN:
         return RestorationNetwork(nn.Identity(), name=GIVEN, in_channels=channels), GIVEN, None
     place = _place("restorer", given, config, path)
     loaded = load_restorer(place)
-    return loaded.net, loaded.sha256, recorded_degradation(loaded.info, where=str(place))
+    return loaded.net, loaded.sha256, recorded_degradation(loaded.info)
 
 
 def _place(

@@ -123,7 +123,7 @@ def test_a_run_validates_draws_and_says_what_its_data_were(run: Path) -> None:
     assert sheet.shape == (32, 3 * 32 + 2 * 4, 3)
     loaded = load_restorer(run)
     assert (loaded.net.scale, loaded.name) == (SCALE, "EDSR")
-    found = recorded_degradation(loaded.info, where="F")
+    found = recorded_degradation(loaded.info)
     assert found == describe(Downscale(SCALE))
 
 

@@ -17,7 +17,6 @@ from support_restoration import (
     save_restorer,
 )
 
-from lit_restore.data.degradations.recorded import record_of
 from lit_restore.errors import UserError
 from lit_restore.networks import EDSR, Network, UNet, apply_padded
 from lit_restore.weights import load_exported, load_fusion, save_exported
@@ -36,7 +35,7 @@ def test_it_finds_what_the_training_was_over(fusion: Path) -> None:
     assert list(model.networks()) == ["restorer", "denoiser", "fusion"]
     assert not any(net.training for net in model.networks().values())
     assert (model.restorer.scale, model.source) == (2, fusion)
-    assert model.degradation == record_of(DOWNSCALE, where="")
+    assert model.degradation == DOWNSCALE
 
 
 def test_options_of_the_training_are_taken_and_defaults_where_it_had_none(
@@ -159,7 +158,7 @@ def test_a_damaged_configuration_is_refused(fusion: Path, name: str, value: Any)
     "info", [{}, {"config": None}, {"config": {"data": []}}, {"config": {"data": {}}}], ids=str
 )
 def test_a_training_without_a_degradation_has_none(info: dict[str, Any]) -> None:
-    assert recorded_degradation(info, where="F") is None
+    assert recorded_degradation(info) is None
 
 
 def test_a_restorer_that_has_run_already_changes_nothing(fusion: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lit_restore.data.degradations.chain import describe
-from lit_restore.data.degradations.listed import build_degradation
+from lit_restore.data.degradations.listed import Record, build_degradation
 from lit_restore.errors import UserError
 
 
@@ -31,3 +31,20 @@ def record_of(tree: object, *, where: str) -> dict[str, object]:
         return describe(build_degradation(record))
     except UserError as error:
         raise UserError(error.message, where=where) from None
+
+
+def as_record(told: object, *, where: str) -> Record | None:
+    """What a checkpoint tells of its training's degradation, as a record.
+
+    Args:
+        told: a record, the entry of a recipe, or None.
+        where: named in the error line.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if told is None:
+        return None
+    if isinstance(told, Mapping) and "name" in told:
+        return told
+    return record_of(told, where=where)
