@@ -22,8 +22,8 @@ from lit_restore.io.lock import RunLock
 lock = RunLock(sys.argv[1])
 if sys.argv[2] == "fork":
     child = os.fork()
-    print(child or os.getpid(), flush=True)
-print("held", flush=True)
+    os.write(1, f"{child or os.getpid()}\\n".encode())  # at once: print writes in pieces
+os.write(1, b"held\\n")
 time.sleep(60)
 """
 
