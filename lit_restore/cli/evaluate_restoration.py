@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lit_restore.cli.posterior_arguments import add_sampler, existing, options_of
+from lit_restore.cli.posterior_arguments import add_sampler, as_text, options_of
 from lit_restore.errors import UserError
 from lit_restore.evaluation import given
 
@@ -108,8 +108,8 @@ def run(args: argparse.Namespace, command: str) -> Outcome:
             ckpts=tuple(args.ckpt),
             taus=args.taus,
             sampler=options_of(args, tau=max(args.taus), fitted=True),
-            denoiser=existing(args.denoiser),
-            restorer=existing(args.restorer),
+            denoiser=as_text(args.denoiser),
+            restorer=as_text(args.restorer),
             prefix=args.prefix,
             keys=args.keys,
             seeds=args.seeds,

@@ -102,6 +102,6 @@ def options_of(
         raise UserError(error.message, where=f"--{error.where}") from None
 
 
-def existing(path: Path | None) -> str | None:
+def as_text(path: Path | None) -> str | None:
     """A path as text, as loaders take it."""
     return None if path is None else str(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_restore.cli.pictures import targets_of, with_channels
-from lit_restore.cli.posterior_arguments import add_networks, add_sampler, existing, options_of
+from lit_restore.cli.posterior_arguments import add_networks, add_sampler, as_text, options_of
 from lit_restore.errors import ExitCode, UserError
 from lit_restore.evaluation import given
 from lit_restore.io import fs
@@ -52,8 +52,6 @@ def run(args: argparse.Namespace) -> int:
     others: dict[Path, Path] = {}
     if args.samples > 1:
         others = targets_of(args.images, args.out, ".deviation.png", force=args.force)
-    from lit_restore.weights.fused import GIVEN
-
     job = _job(args, options)
     failed = 0
     for source, target in targets.items():
@@ -66,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             raise given.cannot_write(target, error) from None
         else:
             drawn = "" if args.samples == 1 else f", mean of {args.samples} samples"
-            once = 0 if job.model.restorer.name == GIVEN else 1
+            once = job.model.restorer_calls
             print(f"{target}: tau {args.tau}, {once} + {args.samples * nfe} evaluations{drawn}")
     return int(ExitCode.SOME_FAILED if failed else ExitCode.OK)
 
@@ -78,9 +76,9 @@ def _job(args: argparse.Namespace, options: RestoreOptions) -> _Job:
 
     device = pick_device(args.device)
     model = load_fusion(
-        existing(args.ckpt) or "",
-        denoiser=existing(args.denoiser),
-        restorer=existing(args.restorer),
+        as_text(args.ckpt) or "",
+        denoiser=as_text(args.denoiser),
+        restorer=as_text(args.restorer),
         profile=args.profile,
     )
     try:

@@ -7,8 +7,6 @@ true picture are processed back with what was drawn, as DP-IR fuses them. Made a
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -19,32 +17,27 @@ import torch
 
 from lit_restore.data.batch import Sample
 from lit_restore.data.bursts import BurstOptions, process, synthesize_burst
-from lit_restore.data.decode import decoder_name
 from lit_restore.data.derived_part import Made, Part, ThreadedReader, write_parts
 from lit_restore.data.derived_shards import Derivation, shard_names
 from lit_restore.data.encode import Packed
-from lit_restore.data.manifest import Manifest, manifest_text
+from lit_restore.data.manifest import Manifest
 from lit_restore.data.memory import memory_is_short
-from lit_restore.data.packing_folder import MADE_BY, PackingPlan
 from lit_restore.data.reader import Source
-from lit_restore.data.restored_shards import ENTRY
+from lit_restore.data.restored_shards import plan_of, text_with
 from lit_restore.errors import UserError
 from lit_restore.io import images
 from lit_restore.io.quantise import from_pixels, to_uint8
 from lit_restore.networks import BURST_RESTORERS
 from lit_restore.networks.base import Network
 from lit_restore.seeding import torch_generator
-from lit_restore.weights.loading import LoadedNetwork, load_network
+from lit_restore.weights.loading import LoadedNetwork, load_network, network_kind
 from lit_restore.weights.prior import model_config
 from lit_restore.weights.restorers import weights_sha256
 
 
 def is_burst_network(path: str) -> bool:
     """Whether a run, checkpoint or exported file of ours holds a burst network."""
-    try:
-        return load_network(path).net.kind in BURST_RESTORERS
-    except UserError:
-        return False  # a foreign file; or damaged, which its own reader will say
+    return network_kind(path) in BURST_RESTORERS
 
 
 def restore_bursts(
@@ -79,37 +72,41 @@ def restore_bursts(
     """
     loaded = load_network(restorer)
     options = burst_options_of(loaded)
-    about = {
-        "restorer": weights_sha256(loaded.net.state_dict()), "scale": 8, "seed": seed,
+    digest = weights_sha256(loaded.net.state_dict())
+    about: dict[str, object] = {
+        "restorer": digest, "scale": 8, "seed": seed,
         "degradation": {"name": "burst", "options": asdict(options)},
     }  # fmt: skip
-    text = json.dumps([source.fingerprint(), list(classes), about], sort_keys=True)
-    plan = PackingPlan(
-        plan=hashlib.sha256(text.encode()).hexdigest(),
-        stamp=f"{decoder_name()}, torch-{torch.__version__}",
-        made_by=MADE_BY,
-    )
-
-    def content(manifest: Manifest) -> str:
-        tree = {**json.loads(manifest_text(manifest)), ENTRY: about}
-        return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
-
     make = partial(
         burst_part, source=source, names=tuple(shard_names(source)), folder=out,
-        restorer=restorer, seed=seed,
+        restorer=restorer, digest=digest, seed=seed,
     )  # fmt: skip
     derivation = Derivation(
-        source=source, folder=out, make=make, fields=("image", "restored"), text=content
+        source=source,
+        folder=out,
+        make=make,
+        fields=("image", "restored"),
+        text=partial(text_with, about=about),
     )
+    plan = plan_of(source, about, classes)
     return derivation.run(plan, devices=devices, classes=classes, progress=progress)
 
 
 def burst_part(
-    part: Part, *, source: Source, names: Sequence[str], folder: Path, restorer: str, seed: int
+    part: Part,
+    *,
+    source: Source,
+    names: Sequence[str],
+    folder: Path,
+    restorer: str,
+    digest: str,
+    seed: int,
 ) -> Iterator[int | Made]:
     """Make shards, one after the other; see `write_parts`."""
     reader = ThreadedReader(source)
     loaded = load_network(restorer)
+    if weights_sha256(loaded.net.state_dict()) != digest:
+        raise UserError("changed meanwhile; run the same command again", where=restorer)
     net, options = loaded.net.to(part.device), burst_options_of(loaded)
     yield from write_parts(
         part, source, names, folder,

@@ -112,11 +112,10 @@ def restore_shards(
         folder=out,
         make=make,
         fields=("degraded", "image", "restored"),
-        text=partial(_with_info, info=info),
+        text=partial(text_with, about=info.described()),
     )
-    return derivation.run(
-        _plan(source, info, classes), devices=devices, classes=classes, progress=progress
-    )
+    plan = plan_of(source, info.described(), classes)
+    return derivation.run(plan, devices=devices, classes=classes, progress=progress)
 
 
 def restored_by(source: Source) -> dict[str, object] | None:
@@ -233,14 +232,20 @@ def _degraded(clean: Pixels, info: RestoredInfo, key: str) -> Pixels:
     return pixels
 
 
-def _plan(source: Source, info: RestoredInfo, classes: Sequence[str]) -> PackingPlan:
-    text = json.dumps([source.fingerprint(), list(classes), info.described()], sort_keys=True)
+def plan_of(source: Source, about: Mapping[str, object], classes: Sequence[str]) -> PackingPlan:
+    """What identifies shards of restored pictures.
+
+    Args:
+        source: what they are made of.
+        about: how, as it stands in the manifest.
+        classes: names of the classes.
+    """
+    text = json.dumps([source.fingerprint(), list(classes), about], sort_keys=True)
     stamp = f"{decoder_name()}, torch-{torch.__version__}"
     return PackingPlan(plan=hashlib.sha256(text.encode()).hexdigest(), stamp=stamp, made_by=MADE_BY)
 
 
-def _with_info(manifest: Manifest, info: RestoredInfo) -> str:
-    content: Mapping[str, object] = {
-        **json.loads(manifest_text(manifest)), ENTRY: info.described()
-    }  # fmt: skip
+def text_with(manifest: Manifest, about: Mapping[str, object]) -> str:
+    """The manifest's text with how the pictures were restored."""
+    content = {**json.loads(manifest_text(manifest)), ENTRY: about}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

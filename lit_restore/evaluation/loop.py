@@ -17,7 +17,7 @@ from lit_restore.errors import UserError
 from lit_restore.evaluation.methods import Method
 from lit_restore.evaluation.metrics import Values
 from lit_restore.evaluation.protocols import Protocol
-from lit_restore.evaluation.rows import Row, RowId, RowWriter
+from lit_restore.evaluation.rows import Row, RowId, RowWriter, reason_of
 from lit_restore.evaluation.scoring import (
     add_noise,
     png_name,
@@ -30,7 +30,6 @@ from lit_restore.evaluation.sources import Item
 from lit_restore.io.quantise import from_pixels
 
 _WARM_UP, _WARM_UP_SIDE = 3, 128
-_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Loop:
                 picture = item.picture(self.background)
             except UserError as error:
                 for row in self._wanted(item.key):
-                    self._add(dataclasses.replace(row, error=_reason(error)))
+                    self._add(dataclasses.replace(row, error=reason_of(error)))
                 continue
             clean = from_pixels(picture.pixels)
             pictures.append(_Clean(item.key, clean, truth_of(picture)))
@@ -134,7 +133,7 @@ class Loop:
                 estimate, seconds = _timed(method, noisy, level)
         except (UserError, RuntimeError, ValueError, MemoryError) as error:
             for row in rows:
-                self._add(dataclasses.replace(row, error=_reason(error)))
+                self._add(dataclasses.replace(row, error=reason_of(error)))
             return
         nfe = None if method.network is None else counter.calls
         for i, (row, truth) in enumerate(zip(rows, truths, strict=True)):
@@ -148,7 +147,7 @@ class Loop:
             write_output(self.out, name, output)
             pixels, sha256 = read_output(self.out / name)
         except UserError as error:
-            return dataclasses.replace(row, error=_reason(error), nfe=None, seconds=None)
+            return dataclasses.replace(row, error=reason_of(error), nfe=None, seconds=None)
         metrics, blanks = scores(self.protocol, pixels, truth)
         return dataclasses.replace(row, metrics=metrics, blanks=blanks, png=name, sha256=sha256)
 
@@ -229,8 +228,3 @@ def _other_channels(found: int, method: Method) -> str:
 
 def _on_gpu(network: nn.Module) -> bool:
     return any(parameter.is_cuda for parameter in network.parameters())
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"

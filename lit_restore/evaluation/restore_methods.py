@@ -19,8 +19,8 @@ from lit_restore.inverse.fused import denoise
 from lit_restore.networks import FUSIONS
 from lit_restore.ops.resize import imresize
 from lit_restore.sampling.restoration import RestoreOptions, check_tau, exact, restore_images
-from lit_restore.weights.fused import GIVEN, LoadedFusion, load_fusion, recorded_degradation
-from lit_restore.weights.loading import load_network
+from lit_restore.weights.fused import LoadedFusion, load_fusion, recorded_degradation
+from lit_restore.weights.loading import network_kind
 from lit_restore.weights.restorers import load_restorer
 
 Apply: TypeAlias = Callable[[Tensor, str, int], tuple[Tensor, int | None]]
@@ -96,7 +96,7 @@ def methods_of(
             for.
     """
     name, path = split_name(text, option="--ckpt")
-    if not _is_fusion(str(path)):
+    if network_kind(path) not in FUSIONS:
         return [_regression(name, str(path), options, networks)]
     model = load_fusion(
         path, denoiser=networks.denoiser, restorer=networks.restorer, profile=networks.profile
@@ -141,13 +141,6 @@ def check_degradation(methods: Sequence[Restoring], given: Record | None) -> Non
                 )
 
 
-def _is_fusion(path: str) -> bool:
-    try:
-        return load_network(path).net.kind in FUSIONS
-    except UserError:
-        return False  # a foreign file; or damaged, which its own reader will say
-
-
 def _at(options: RestoreOptions, tau: int) -> RestoreOptions:
     posterior = options.posterior
     steps = posterior.steps if posterior.steps is None else min(posterior.steps, max(1, tau))
@@ -157,15 +150,13 @@ def _at(options: RestoreOptions, tau: int) -> RestoreOptions:
 def _fused(
     name: str, model: LoadedFusion, options: RestoreOptions, device: torch.device
 ) -> Restoring:
-    once = 0 if model.restorer.name == GIVEN else 1
-
     def apply(degraded: Tensor, key: str, seed: int) -> tuple[Tensor, int]:
         chosen = replace(options, seed=seed)
         grey = degraded.shape[1] == 1 < model.restorer.in_channels
         images = degraded.expand(-1, model.restorer.in_channels, -1, -1) if grey else degraded
         found = restore_images(model, images.to(device), chosen, [key])
         restored = found.images.mean(1, keepdim=True) if grey else found.images
-        return restored.cpu(), once + options.samples * found.nfe
+        return restored.cpu(), model.restorer_calls + options.samples * found.nfe
 
     identity: dict[str, object] = {"networks": dict(model.digests), "options": _plain(options)}
     return Restoring(name=name, apply=apply, fused=True, seeded=True, identity=identity)

@@ -35,17 +35,14 @@ from lit_restore.evaluation.restore_methods import (
     enlarged,
     methods_of,
 )
-from lit_restore.evaluation.rows import Row, RowWriter, read_rows
+from lit_restore.evaluation.rows import Row, RowWriter, intact, read_rows, reason_of
 from lit_restore.evaluation.scoring import png_name, read_output, scores, truth_of, write_output
 from lit_restore.evaluation.sources import Item, listed, open_source, read_keys
 from lit_restore.inverse import PosteriorOptions
-from lit_restore.io import fs
 from lit_restore.io.quantise import Pixels, from_pixels, to_uint8
 from lit_restore.sampling.restoration import RestoreOptions
 from lit_restore.seeding import torch_generator
 from lit_restore.weights.fused import GIVEN
-
-_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +110,7 @@ def evaluate_restoration(options: RestorationRun) -> Outcome:
     _check_sampler(options, methods)
     identity = _identity(options, protocol, record, items, inputs.partners, methods, meters)
     with open_run(options.out, identity, command=options.command, resume=options.resume) as command:
-        done = {row.id: row for row in read_rows(options.out) if _intact(options.out, row)}
+        done = {row.id: row for row in read_rows(options.out) if intact(options.out, row)}
         with RowWriter(options.out) as writer:
             loop = _Loop(options, protocol, methods, inputs, meters, writer, set(done))
             for item in tqdm(items, unit="picture", disable=None, leave=False):
@@ -297,7 +294,7 @@ class _Loop:
             degraded, truth = self.inputs(item)
         except UserError as error:
             for _, row in wanted:
-                self.writer.add(dataclasses.replace(row, error=_reason(error)))
+                self.writer.add(dataclasses.replace(row, error=reason_of(error)))
             return
         height, width = truth.shape[:2]
         for method, row in wanted:
@@ -317,7 +314,7 @@ class _Loop:
             write_output(self.options.out, name, restored)
             pixels, sha256 = read_output(self.options.out / name)
         except (UserError, RuntimeError, ValueError, MemoryError) as error:
-            return dataclasses.replace(row, error=_reason(error))
+            return dataclasses.replace(row, error=reason_of(error))
         metrics, blanks = scores(self.protocol, pixels, truth, self.meters)
         return dataclasses.replace(
             row, metrics=metrics, blanks=blanks, png=name, sha256=sha256, nfe=nfe,
@@ -347,14 +344,3 @@ def _identity(
     data = digests(items)
     data |= {f"{key} (degraded)": partner.digest() for key, partner in partners.items()}
     return Identity(parts=parts, data=data)
-
-
-def _intact(run: Path, row: Row) -> bool:
-    if row.png is None:
-        return True
-    return fs.exists(run / row.png) and fs.sha256(run / row.png) == row.sha256
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"

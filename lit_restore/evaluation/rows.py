@@ -30,6 +30,7 @@ TIMING = ("seconds",)
 
 FOLDER, CSV = "rows", "rows.csv"
 _ROWS, _SECONDS = 64, 30.0
+_LONGEST_REASON = 200
 _PART = re.compile(r"part-(\d{4})-(\d{6})\.jsonl")
 
 RowId: TypeAlias = tuple[str, str, int, float]
@@ -172,3 +173,17 @@ def _cell(value: str | float | None) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else repr(value)
+
+
+def intact(run: Path, row: Row) -> bool:
+    """Whether a row still stands: it failed, or its PNG is the one that was measured."""
+    if row.png is None:
+        return True
+    path = run / row.png
+    return fs.exists(path) and fs.sha256(path) == row.sha256
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a row failed, in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"

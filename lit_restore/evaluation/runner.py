@@ -22,10 +22,9 @@ from lit_restore.evaluation.loop import Loop
 from lit_restore.evaluation.methods import Method, check_names, network_method, pick_device
 from lit_restore.evaluation.protocols import Protocol, find_protocol
 from lit_restore.evaluation.report import Outcome, Report
-from lit_restore.evaluation.rows import Row, RowWriter, read_rows
+from lit_restore.evaluation.rows import RowWriter, intact, read_rows
 from lit_restore.evaluation.scoring import for_the_eye, read_output
 from lit_restore.evaluation.sources import PHOTOGRAPHS, Item, open_source, read_keys
-from lit_restore.io import fs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ def evaluate(options: RunOptions) -> Outcome:
     check_names(methods, "--ckpt")
     identity = _identity(options, protocol, items, methods, device)
     with open_run(options.out, identity, command=options.command, resume=options.resume) as command:
-        done = {row.id for row in read_rows(options.out) if _intact(options.out, row)}
+        done = {row.id for row in read_rows(options.out) if intact(options.out, row)}
         with RowWriter(options.out) as writer:
             Loop(
                 out=options.out,
@@ -152,11 +151,3 @@ def _identity(
         "versions": versions(),
     }
     return Identity(parts=parts, data=digests(items))
-
-
-def _intact(run: Path, row: Row) -> bool:
-    """Whether a row still stands: it failed, or its PNG is the one that was measured."""
-    if row.png is None:
-        return True
-    path = run / row.png
-    return fs.exists(path) and fs.sha256(path) == row.sha256

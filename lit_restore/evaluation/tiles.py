@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from lit_restore.evaluation.methods import Restore
+from lit_restore.networks.tiling import LARGEST, TILE, overlap_of
 
-TILE, OVERLAP = 1024, 128
-LARGEST = 4_000_000
-"""Pixels up to which a picture goes through in one piece."""
+OVERLAP = overlap_of(TILE)
 
 
 def restore_tiled(

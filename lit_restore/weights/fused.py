@@ -55,6 +55,11 @@ class LoadedFusion:
         fusion: Callable[[Tensor, Tensor, Tensor], Tensor] = self.fusion
         return FusedPrior(self.diffusion, self.denoiser, fusion, estimate=estimate)
 
+    @property
+    def restorer_calls(self) -> int:
+        """Of the restoration network for an image: none where it has run already."""
+        return 0 if self.restorer.name == GIVEN else 1
+
     def networks(self) -> dict[str, nn.Module]:
         """Name → network, the restoration network first."""
         return {"restorer": self.restorer, "denoiser": self.denoiser, "fusion": self.fusion}

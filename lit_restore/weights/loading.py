@@ -54,6 +54,27 @@ def load_network(path: str | PathLike[str], *, profile: str | None = None) -> Lo
     return _from_checkpoint(newest_checkpoint(place), profile)
 
 
+def network_kind(path: str | PathLike[str]) -> str | None:
+    """Short name of the network that a path holds, its weights unread.
+
+    Args:
+        path: as `load_network` takes it, or a foreign file.
+
+    Returns:
+        None where it is none of ours, or cannot be read, which whoever loads it will say.
+    """
+    place = Path(path)
+    try:
+        if fs.is_dir(place):
+            told = read_state(newest_checkpoint(place)).get("network")
+        else:
+            told = read_info(place).get("network")
+    except UserError:
+        return None
+    name = told.get("name") if isinstance(told, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def newest_checkpoint(path: Path) -> Path:
     """The checkpoint that a folder is or, of a run, the newest complete one in it.
 
